@@ -1,0 +1,1 @@
+"""Readers that turn checkpoints and exported models into graphs."""

@@ -1,0 +1,327 @@
+"""Aten's operations that move, cut, join and make elements."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from mmc.frontends.aten_call import (
+    Call,
+    Operand,
+    Results,
+    Translate,
+    Unsupported,
+    axis_of,
+    cast,
+    operand,
+    replaced,
+    reshape,
+)
+from mmc.ir.op import Value
+from mmc.ir.ops import pointwise as p
+from mmc.ir.ops import shape as s
+from mmc.ir.ops.source import Constant, Iota
+from mmc.ir.types import Dim, DType, Shape, SymbolicDim, TensorType
+
+
+def _to_result_shape(call: Call, x: Value, *_: Any) -> Value:
+    """Torch has worked out the shape: view, unsqueeze, flatten and their like are one thing."""
+    return reshape(x, call.shape)
+
+
+def _expand(call: Call, x: Value, *_: Any) -> Value:
+    return x if x.type.shape == call.shape else s.Expand(x, call.shape)
+
+
+def permuted(x: Value, order: Sequence[int]) -> Value:
+    """Permute; two in a row are one, and one that moves nothing is none."""
+    order = [axis_of(x, i) for i in order]
+    if isinstance(x, s.Permute):
+        order = [x.order[i] for i in order]
+        x = x.x
+    return x if order == list(range(len(order))) else s.Permute(x, tuple(order))
+
+
+def _permute(call: Call, x: Value, order: Sequence[int]) -> Value:
+    return permuted(x, order)
+
+
+def _transpose(call: Call, x: Value, first: int = -2, second: int = -1) -> Value:
+    order = list(range(x.type.rank))
+    if order:
+        a, b = axis_of(x, first), axis_of(x, second)
+        order[a], order[b] = order[b], order[a]
+    return permuted(x, order)
+
+
+def _t(call: Call, x: Value) -> Value:
+    return permuted(x, range(x.type.rank)[::-1])
+
+
+def moved(x: Value, source: int, target: int) -> Value:
+    order = [i for i in range(x.type.rank) if i != axis_of(x, source)]
+    order.insert(axis_of(x, target), axis_of(x, source))
+    return permuted(x, order)
+
+
+def _movedim(call: Call, x: Value, source: int, target: int) -> Value:
+    return moved(x, source, target)
+
+
+def cut(x: Value, axis: int, start: Dim, length: Dim, step: int = 1) -> Value:
+    """Elements of one axis; all of them is no cut."""
+    whole = start == 0 and step == 1 and length == x.type.shape[axis]
+    return x if whole else s.Slice(x, axis, start, length, step)
+
+
+def _start(size: Dim, start: Dim | None) -> Dim:
+    """Where a Python slice starts, counted from the front."""
+    if start is None:
+        return 0
+    if isinstance(start, int) and start < 0:
+        start = size + start
+    if isinstance(start, int) and isinstance(size, int):
+        return min(max(start, 0), size)
+    return start
+
+
+def _slice(
+    call: Call, x: Value, axis: int = 0, start: Dim | None = None, end: Any = None, step: int = 1
+) -> Value:
+    axis = axis_of(x, axis)
+    return cut(x, axis, _start(x.type.shape[axis], start), call.shape[axis], step)
+
+
+def _narrow(call: Call, x: Value, axis: int, start: Dim, length: Dim) -> Value:
+    return _slice(call, x, axis, start)
+
+
+def _select(call: Call, x: Value, axis: int, index: Dim) -> Value:
+    axis = axis_of(x, axis)
+    one = cut(x, axis, _start(x.type.shape[axis], index), 1)
+    return reshape(one, call.shape)
+
+
+def _split(call: Call, x: Value, sizes: Any, axis: int = 0) -> Results:
+    """split, chunk and split_with_sizes: torch has worked out the sizes."""
+    axis, start = axis_of(x, axis), 0
+    parts: list[Value] = []
+    for part in call.types:
+        parts.append(cut(x, axis, start, part.shape[axis]))
+        start = start + part.shape[axis]
+    return tuple(parts)
+
+
+def _unbind(call: Call, x: Value, axis: int = 0) -> Results:
+    axis = axis_of(x, axis)
+    return tuple(reshape(cut(x, axis, i, 1), t.shape) for i, t in enumerate(call.types))
+
+
+def _concat(call: Call, parts: Sequence[Value], axis: int = 0) -> Value:
+    # Torch lets an empty vector stand among tensors of any rank.
+    kept = [cast(part, call.dtype) for part in parts if part.type.shape != (0,)]
+    return s.Concat(tuple(kept), axis_of(kept[0], axis)) if len(kept) > 1 else kept[0]
+
+
+def _stack(call: Call, parts: Sequence[Value], axis: int = 0) -> Value:
+    axis = axis % len(call.shape)
+    shape = replaced(call.shape, axis, 1)
+    return s.Concat(tuple(reshape(cast(part, call.dtype), shape) for part in parts), axis)
+
+
+def _pad(
+    call: Call, x: Value, widths: Sequence[int], mode: str | float = "constant", value: Any = None
+) -> Value:
+    if isinstance(mode, int | float):  # constant_pad_nd has no mode
+        mode, value = "constant", mode
+    if mode != "constant" or not all(isinstance(w, int) and w >= 0 for w in widths):
+        raise Unsupported(f"padding of mode {mode!r} by {list(widths)}")
+    for i in range(0, len(widths), 2):
+        if widths[i] or widths[i + 1]:
+            x = s.Pad(x, x.type.rank - 1 - i // 2, widths[i], widths[i + 1], value or 0)
+    return x
+
+
+def _repeat(call: Call, x: Value, counts: Sequence[Dim]) -> Value:
+    shape: Shape = (1,) * (len(counts) - x.type.rank) + x.type.shape
+    apart = tuple(d for dim in shape for d in (1, dim))
+    wide = tuple(d for n, dim in zip(counts, shape, strict=True) for d in (n, dim))
+    return reshape(s.Expand(reshape(x, apart), wide), call.shape)
+
+
+def _repeat_interleave(call: Call, x: Value, count: int, axis: int, *_: Any) -> Value:
+    axis = axis_of(x, axis)
+    apart = reshape(x, (*x.type.shape[: axis + 1], 1, *x.type.shape[axis + 1 :]))
+    wide = (*x.type.shape[: axis + 1], count, *x.type.shape[axis + 1 :])
+    return reshape(s.Expand(apart, wide), call.shape)
+
+
+def _roll(call: Call, x: Value, shifts: Sequence[int], axes: Sequence[int]) -> Value:
+    for shift, axis in zip(shifts, axes, strict=True):
+        size = x.type.shape[axis_of(x, axis)]
+        if not isinstance(size, int):
+            raise Unsupported("roll along a symbolic axis")
+        at, axis = size - shift % size, axis_of(x, axis)
+        x = s.Concat((cut(x, axis, at, size - at), cut(x, axis, 0, at)), axis)
+    return x
+
+
+def _embedding(call: Call, table: Value, indices: Value, *_: Any) -> Value:
+    return s.Gather(table, indices)
+
+
+def _index_select(call: Call, x: Value, axis: int, indices: Value) -> Value:
+    axis, rank = axis_of(x, axis), indices.type.rank
+    taken = s.Gather(moved(x, axis, 0), indices)
+    order = [*range(rank, rank + axis), *range(rank), *range(rank + axis, taken.type.rank)]
+    return permuted(taken, order)
+
+
+def _index(call: Call, x: Value, indices: Sequence[Value | None]) -> Value:
+    given = [(axis, i) for axis, i in enumerate(indices) if i is not None]
+    if len(given) != 1 or given[0][1].type.dtype is DType.BOOL:
+        raise Unsupported("indexing by a mask or by several tensors")
+    (axis, index), *_ = given
+    return _index_select(call, x, axis, index)
+
+
+def _copied(like: Value, source: Value) -> Value:
+    source = cast(source, like.type.dtype)
+    same = source.type.shape == like.type.shape
+    return source if same else s.Expand(source, like.type.shape)
+
+
+def _copy(call: Call, x: Value, source: Value, *_: Any) -> Value:
+    return _copied(x, source)
+
+
+def _put(x: Value, source: Value, axis: int, start: Dim) -> Value:
+    """x with `source` in place of the elements of one axis from `start` on."""
+    size, length = x.type.shape[axis], source.type.shape[axis]
+    after = start + length
+    parts = [cut(x, axis, 0, start), source, cut(x, axis, after, size - after)]
+    parts = [part for part in parts if part.type.shape[axis] != 0]
+    return s.Concat(tuple(parts), axis) if len(parts) > 1 else parts[0]
+
+
+def _slice_scatter(
+    call: Call,
+    x: Value,
+    source: Value,
+    axis: int = 0,
+    start: Dim | None = None,
+    end: Any = None,
+    step: int = 1,
+) -> Value:
+    if step != 1:
+        raise Unsupported("assignment to a slice with a step")
+    axis = axis_of(x, axis)
+    return _put(x, cast(source, call.dtype), axis, _start(x.type.shape[axis], start))
+
+
+def _select_scatter(call: Call, x: Value, source: Value, axis: int, index: Dim) -> Value:
+    axis = axis_of(x, axis)
+    shape = replaced(x.type.shape, axis, 1)
+    return _put(
+        x, reshape(cast(source, call.dtype), shape), axis, _start(x.type.shape[axis], index)
+    )
+
+
+def _filled(call: Call, value: Operand) -> Value:
+    if isinstance(value, SymbolicDim | Value):
+        return _expand(call, call.operand(value))
+    constant = operand(value, call.dtype)
+    assert isinstance(constant, Constant)
+    return Constant(constant.value, call.type)
+
+
+def _full(call: Call, shape: Any, value: Operand, *_: Any) -> Value:
+    return _filled(call, value)
+
+
+def _new_full(call: Call, x: Any, shape: Any, value: Operand, *_: Any) -> Value:
+    return _filled(call, value)
+
+
+def _zeros(call: Call, *_: Any) -> Value:
+    return _filled(call, 0)
+
+
+def _ones(call: Call, *_: Any) -> Value:
+    return _filled(call, 1)
+
+
+def _arange(call: Call, start: Operand, step: Operand = 1) -> Value:
+    if isinstance(start, int) and step == 1:
+        return cast(Iota(call.shape[0], start), call.dtype)
+    steps = p.Mul(cast(Iota(call.shape[0]), call.dtype), call.operand(step))
+    return p.Add(steps, call.operand(start))
+
+
+def _triangle(keep: type[p.Comparison]) -> Translate:
+    """triu and tril: compare the column with the row."""
+
+    def translate(call: Call, x: Value, diagonal: int = 0) -> Value:
+        rows, columns = call.shape[-2:]
+        row = reshape(Iota(rows, diagonal), (rows, 1))
+        zero = Constant(operand(0, call.dtype).value, TensorType(call.dtype, ()))  # type: ignore[attr-defined]
+        return p.Where(keep(Iota(columns), row), x, zero)
+
+    return translate
+
+
+RESHAPES = (
+    "view reshape _unsafe_view _reshape_alias flatten unflatten unsqueeze squeeze view_as "
+    "reshape_as atleast_1d atleast_2d"
+)
+EXPANDS = "expand expand_as broadcast_to"
+
+TABLE: dict[str, Translate] = {
+    **{f"aten.{name}": _to_result_shape for name in RESHAPES.split()},
+    **{f"aten.{name}": _expand for name in EXPANDS.split()},
+    "aten.permute": _permute,
+    "aten.transpose": _transpose,
+    "aten.swapaxes": _transpose,
+    "aten.mT": _transpose,
+    "aten.t": _t,
+    "aten.numpy_T": _t,
+    "aten.movedim.int": _movedim,
+    "aten.slice": _slice,
+    "aten.narrow": _narrow,
+    "aten.select": _select,
+    "aten.split": _split,
+    "aten.split_with_sizes": _split,
+    "aten.chunk": _split,
+    "aten.tensor_split": _split,
+    "aten.unbind": _unbind,
+    "aten.cat": _concat,
+    "aten.concat": _concat,
+    "aten.stack": _stack,
+    "aten.pad": _pad,
+    "aten.constant_pad_nd": _pad,
+    "aten.repeat": _repeat,
+    "aten.repeat_interleave.self_int": _repeat_interleave,
+    "aten.roll": _roll,
+    "aten.embedding": _embedding,
+    "aten.index.Tensor": _index,
+    "aten.index_select": _index_select,
+    "aten.copy": _copy,
+    "aten.slice_scatter": _slice_scatter,
+    "aten.select_scatter": _select_scatter,
+    "aten.full": _full,
+    "aten.full_like": _full,
+    "aten.new_full": _new_full,
+    "aten.fill": _full,
+    "aten.scalar_tensor": lambda call, value, *_: _filled(call, value),
+    "aten.zeros": _zeros,
+    "aten.zeros_like": _zeros,
+    "aten.new_zeros": _zeros,
+    "aten.ones": _ones,
+    "aten.ones_like": _ones,
+    "aten.new_ones": _ones,
+    "aten.arange.default": lambda call, *_: _arange(call, 0),
+    "aten.arange.start": lambda call, start, *_: _arange(call, start),
+    "aten.arange.start_step": lambda call, start, end, step, *_: _arange(call, start, step),
+    "aten.triu": _triangle(p.GreaterEqual),
+    "aten.tril": _triangle(p.LessEqual),
+}

@@ -1,0 +1,35 @@
+"""What a frontend hands over: a graph, its tensors, and what a driver must know about them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Literal
+
+from mmc.ir.graph import Graph
+from mmc.ir.tensors import Tensors
+
+Kind = Literal["causal_lm", "module"]
+
+
+@dataclass(frozen=True)
+class Imported:
+    """A model in the IR.
+
+    kind: "causal_lm" takes (ids i64[B, T], lengths i64[B], states) and returns logits f32[B, T, V] and
+        the states; "module" takes and returns whatever was traced.
+    config: the model's own configuration, as found.
+    tokenizer: the tokenizer.json, where there is one.
+    source: the file, folder or class that it comes from.
+    """
+
+    graph: Graph
+    tensors: Tensors
+    kind: Kind
+    source: str
+    config: Mapping[str, object] = field(default_factory=dict[str, object])
+    tokenizer: Path | None = None
+    vocab_size: int | None = None
+    eos_token_ids: tuple[int, ...] = ()
+    max_positions: int | None = None

@@ -1,0 +1,1 @@
+"""Our own traceable definitions of the supported models."""

@@ -1,0 +1,1 @@
+"""The operation set, one file per family; `catalog` imports them all."""

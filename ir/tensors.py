@@ -1,0 +1,52 @@
+"""The tensors that `weight` operations name: read lazily, derived lazily, never copied twice."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+
+import numpy as np
+
+from mmc.ir.evaluate import value_of
+from mmc.ir.op import Value
+from mmc.ir.ops.source import Weight
+from mmc.ir.types import TensorType
+
+Load = Callable[[], np.ndarray]
+
+
+class Tensors(Mapping[str, np.ndarray]):
+    """Name to array.  Names are only ever added: a graph from before a pass finds its tensors still.
+
+    A tensor is a loader (its bytes stay in the file), a recipe (a value over other weights, run by
+    the interpreter when it is asked for), or an array.
+    """
+
+    def __init__(self) -> None:
+        self._load: dict[str, Load] = {}
+
+    def __getitem__(self, name: str) -> np.ndarray:
+        return self._load[name]()
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._load)
+
+    def __len__(self) -> int:
+        return len(self._load)
+
+    def add(self, name: str, declared: TensorType, content: Load | Value | np.ndarray) -> Weight:
+        """Name a tensor; a name that is taken gets a number.  Returns the operation that reads it."""
+        unique, n = name, 1
+        while unique in self._load:
+            n += 1
+            unique = f"{name}.{n}"
+        self._load[unique] = self._loader(content)
+        return Weight(unique, declared)
+
+    def _loader(self, content: Load | Value | np.ndarray) -> Load:
+        match content:
+            case np.ndarray():
+                return lambda: content
+            case Value():
+                return lambda: value_of(content, self)
+            case _:
+                return content

@@ -1,0 +1,297 @@
+"""The textual form: `render` and `parse` are inverses.
+
+    graph    = "graph" "@"name "{" operation* return "}"
+    operation = results "=" mnemonic "(" operands ")" (name "=" attribute)* ":" types
+    results  = "%"name ("," "%"name)*           operands = (operand ("," operand)*)?
+    operand  = "%"name | "none" | "[" operands "]"
+    attribute = number | "text" | true | false | none | dtype | dimension | "[" attribute,* "]"
+              | record "(" (name "=" attribute),* ")" | graph
+    return   = "return" (name "=" operand ("," name "=" operand)*)?
+    types    = dtype "[" dimension,* "]" ("," ...)*
+
+A comment runs from "#" to the end of its line; the one behind an operation is its origin.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+from collections import Counter
+from dataclasses import fields, is_dataclass
+from enum import Enum
+from typing import Any, cast
+
+import mmc.ir.ops.catalog as _catalog  # noqa: F401  (fills the registry)
+from mmc.ir.graph import Graph
+from mmc.ir.op import Op, Origin, Result, Value, VerifyError, origin
+from mmc.ir.ops.source import Input
+from mmc.ir.ops.ternary import AbsMax
+from mmc.ir.tokens import ParseError, Tokens
+from mmc.ir.types import Dim, DType, SymbolicDim, TensorType, parse_dim
+
+__all__ = ["ParseError", "parse", "render", "value_names"]
+
+RECORDS: dict[str, type] = {"absmax": AbsMax}
+_RECORD_NAMES = {cls: name for name, cls in RECORDS.items()}
+_DTYPES = {dtype.value for dtype in DType}
+
+
+def value_names(graph: Graph) -> dict[Value, str]:
+    """A name for each value: inputs and weights keep theirs, others say where they come from.
+
+    Names build on the origin, so that a change in one layer renames nothing in another.
+    """
+    names: dict[Value, str] = {}
+    taken: Counter[str] = Counter()
+    for op in graph:
+        stem = re.sub(r"[^\w.]", "_", op.attributes.get("name") or _stem(op))
+        taken[stem] += 1
+        while taken[stem] > 1 and f"{stem}.{taken[stem]}" in taken:
+            taken[stem] += 1
+        if taken[stem] > 1:
+            stem = f"{stem}.{taken[stem]}"
+            taken[stem] += 1
+        for result, suffix in zip(op.results, op.result_names, strict=True):
+            names[result] = f"%{stem}.{suffix}" if suffix else f"%{stem}"
+    return names
+
+
+def _stem(op: Op) -> str:
+    return f"{op.origin.path}.{op.mnemonic}" if op.origin and op.origin.path else op.mnemonic
+
+
+def render(graph: Graph) -> str:
+    """The text of a graph; `parse` gives the same graph back."""
+    return "\n".join(_graph_lines(graph)) + "\n"
+
+
+def _graph_lines(graph: Graph) -> list[str]:
+    names = value_names(graph)
+    lines = [f"graph @{graph.name} {{"]
+    for op in graph:
+        left = ", ".join(names[v] for v in op.results)
+        operands = ", ".join(_operand(getattr(op, n), names) for n in op.operand_names)
+        attributes = "".join(
+            f" {k}={_attribute(a)}" for k, a in op.attributes.items() if k != "declared"
+        )
+        types = ", ".join(map(str, op.types))
+        note = f"  # {op.origin}" if op.origin else ""
+        text = f"{left} = {op.mnemonic}({operands}){attributes} : {types}{note}"
+        lines += [f"  {line}" for line in text.split("\n")]
+    result = ", ".join(f"{name}={names[value]}" for name, value in graph.outputs)
+    return [*lines, f"  return {result}".rstrip(), "}"]
+
+
+def _operand(operand: Any, names: dict[Value, str]) -> str:
+    if operand is None:
+        return "none"
+    if isinstance(operand, tuple):
+        return f"[{', '.join(names[v] for v in cast(tuple[Value, ...], operand))}]"
+    return names[operand]
+
+
+def _attribute(value: Any) -> str:
+    match value:
+        case None | bool():
+            return str(value).lower()
+        case str():
+            return json.dumps(value)
+        case float() if not math.isfinite(value):
+            return f"float({json.dumps(str(value))})"
+        case int() | float():
+            return repr(value)
+        case Enum() | SymbolicDim() | TensorType():
+            return str(value)
+        case Graph():
+            return "\n".join(_graph_lines(value))
+        case tuple():
+            return f"[{', '.join(map(_attribute, cast(tuple[Any, ...], value)))}]"
+        case _ if is_dataclass(value):
+            inner = (f"{f.name}={_attribute(getattr(value, f.name))}" for f in fields(value))
+            return f"{_RECORD_NAMES[type(value)]}({', '.join(inner)})"
+        case _:
+            raise TypeError(f"{type(value).__name__} has no text form")
+
+
+def parse(text: str, source: str = "<text>") -> Graph:
+    """The graph that the text describes; raise ParseError with line, column and caret.
+
+    source: the file's name, for the message.
+    """
+    tokens = Tokens(text, source)
+    graph = _parse_graph(tokens)
+    tokens.expect("end")
+    return graph
+
+
+def _parse_graph(tokens: Tokens) -> Graph:
+    tokens.expect("word", "graph")
+    tokens.expect("@")
+    name = tokens.expect("word").text
+    tokens.expect("{")
+    values: dict[str, Value] = {}
+    inputs: list[Input] = []
+    while tokens.peek().kind == "%":
+        op = _parse_operation(tokens, values)
+        if isinstance(op, Input):
+            inputs.append(op)
+    start = tokens.expect("word", "return")
+    outputs: list[tuple[str, Value]] = []
+    while tokens.peek().kind == "word":
+        label = tokens.next().text
+        tokens.expect("=")
+        outputs.append((label, _reference(tokens, values)))
+        if not tokens.accept(","):
+            break
+    tokens.expect("}")
+    try:
+        return Graph(name, tuple(inputs), tuple(outputs)).verify()
+    except VerifyError as error:
+        raise tokens.error(start, str(error)) from None
+
+
+def _parse_operation(tokens: Tokens, values: dict[str, Value]) -> Op:
+    names = [tokens.expect("%")]
+    while tokens.accept(","):
+        names.append(tokens.expect("%"))
+    tokens.expect("=")
+    mnemonic = tokens.expect("word")
+    cls = Op.registry.get(mnemonic.text)
+    if cls is None:
+        raise tokens.error(mnemonic, f"unknown operation {mnemonic.text!r}")
+    tokens.expect("(")
+    fields = dict(zip(cls.operand_names, _operand_list(tokens, values, ")"), strict=False))
+    while tokens.peek().kind == "word":
+        key = tokens.next()
+        if key.text not in cls.field_names or key.text in cls.operand_names or key.text in fields:
+            raise tokens.error(key, f"{cls.mnemonic} has no attribute {key.text!r}, or it is given twice")
+        tokens.expect("=")
+        fields[key.text] = _parse_attribute(tokens)
+    colon = tokens.expect(":")
+    types = [_parse_type(tokens)]
+    while tokens.accept(","):
+        types.append(_parse_type(tokens))
+    if "declared" in cls.field_names:
+        fields["declared"] = types[0]
+    with origin(_parse_origin(tokens.comment())):
+        try:
+            op = cls(**fields)
+            found = op.types
+        except (VerifyError, TypeError) as error:
+            raise tokens.error(mnemonic, str(error)) from None
+    if found != tuple(types):
+        declared = ", ".join(map(str, types))
+        raise tokens.error(colon, f"declared {declared}, inferred {', '.join(map(str, found))}")
+    if len(names) != len(op.results):
+        raise tokens.error(names[0], f"{cls.mnemonic} has {len(op.results)} results, {len(names)} are named")
+    for token, result in zip(names, op.results, strict=True):
+        if token.text in values:
+            raise tokens.error(token, f"{token.text} is defined twice")
+        values[token.text] = result
+    return op
+
+
+def _parse_origin(comment: str) -> Origin | None:
+    path, _, line = comment.partition(", ")
+    return Origin(path, line) if path else None
+
+
+def _operand_list(tokens: Tokens, values: dict[str, Value], end: str) -> list[Any]:
+    operands: list[Any] = []
+    while not tokens.accept(end):
+        if operands:
+            tokens.expect(",")
+        if tokens.accept("["):
+            operands.append(tuple(_operand_list(tokens, values, "]")))
+        elif tokens.peek().text == "none":
+            tokens.next()
+            operands.append(None)
+        else:
+            operands.append(_reference(tokens, values))
+    return operands
+
+
+def _reference(tokens: Tokens, values: dict[str, Value]) -> Value:
+    token = tokens.expect("%")
+    if token.text not in values:
+        raise tokens.error(token, f"{token.text} is used before it is defined")
+    value = values[token.text]
+    if isinstance(value, Op | Result):
+        return value
+    raise tokens.error(token, f"{token.text} is not a value")
+
+
+def _parse_type(tokens: Tokens) -> TensorType:
+    token = tokens.expect("word")
+    if token.text not in _DTYPES:
+        raise tokens.error(token, f"unknown element type {token.text!r}")
+    tokens.expect("[")
+    shape: list[Dim] = []
+    while not tokens.accept("]"):
+        if shape:
+            tokens.expect(",")
+        shape.append(_parse_dim(tokens))
+    return TensorType(DType(token.text), tuple(shape))
+
+
+def _parse_dim(tokens: Tokens) -> Dim:
+    token = tokens.dimension()
+    try:
+        return parse_dim(token.text)
+    except ValueError as error:
+        raise tokens.error(token, str(error)) from None
+
+
+def _parse_attribute(tokens: Tokens) -> Any:
+    token = tokens.peek()
+    if token.kind == "string":
+        return json.loads(tokens.next().text)
+    if token.kind == "number" and not tokens.is_dimension():
+        text = tokens.next().text
+        return float(text) if any(c in text for c in ".en") else int(text)
+    if tokens.accept("["):
+        items: list[Any] = []
+        while not tokens.accept("]"):
+            if items:
+                tokens.expect(",")
+            items.append(_parse_attribute(tokens))
+        return tuple(items)
+    if token.text == "graph" and tokens.peek(1).kind == "@":
+        return _parse_graph(tokens)
+    return _parse_word(tokens)
+
+
+def _parse_word(tokens: Tokens) -> Any:
+    token = tokens.peek()
+    if token.text in _DTYPES:
+        if tokens.peek(1).kind == "[":
+            return _parse_type(tokens)
+        return DType(tokens.next().text)
+    if token.text in ("true", "false", "none"):
+        return {"true": True, "false": False, "none": None}[tokens.next().text]
+    if tokens.peek(1).kind == "(":
+        return _parse_record(tokens)
+    return _parse_dim(tokens)
+
+
+def _parse_record(tokens: Tokens) -> Any:
+    name = tokens.next()
+    tokens.expect("(")
+    if name.text == "float":
+        value = float(json.loads(tokens.expect("string").text))
+        tokens.expect(")")
+        return value
+    if name.text not in RECORDS:
+        raise tokens.error(name, f"unknown record {name.text!r}")
+    given: dict[str, Any] = {}
+    while not tokens.accept(")"):
+        if given:
+            tokens.expect(",")
+        key = tokens.expect("word").text
+        tokens.expect("=")
+        given[key] = _parse_attribute(tokens)
+    try:
+        return RECORDS[name.text](**given)
+    except TypeError as error:
+        raise tokens.error(name, str(error)) from None

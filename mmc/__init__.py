@@ -1,0 +1,1 @@
+"""MMC compiles ternary-weight recurrent language models for CPU, GPU and FPGA."""

@@ -1,0 +1,1 @@
+"""The rewrite engine, the pass manager, and one file per pass."""

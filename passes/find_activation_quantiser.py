@@ -1,0 +1,56 @@
+"""Find where activations are rounded to int8, and say exactly how.
+
+q = clamp(round(x * scale), low, high), scale = range / max(max|x|, eps).  Range, bounds, eps, rounding
+and granularity differ between released models; all of them become attributes of `quantize`.
+(arXiv:2406.02528, section 3.2; the released code's `activation_quant`.)
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from mmc.ir.graph import Graph
+from mmc.ir.op import Op, Value
+from mmc.ir.ops.pointwise import Abs, Cast, Clamp, Div, Mul, Round
+from mmc.ir.ops.reduce import Max
+from mmc.ir.ops.source import Constant
+from mmc.ir.ops.ternary import AbsMax, Dequantize, Quantize
+from mmc.ir.types import DType, TensorType
+from mmc.passes.rewrite import Bindings, rule, rule_if
+
+
+def _scale(x: Value, top: float, eps: float, of: TensorType) -> Div:
+    """range / max(max|x|, eps), one for each token."""
+    return Div(Constant(top, of), Clamp(Max(Abs(x), -1, True), eps, None))
+
+
+def _is_int8(found: Bindings) -> bool:
+    bounds = (found["low"], found["high"])
+    whole = all(isinstance(b, int | float) and b == int(b) for b in bounds)
+    return whole and -128 <= bounds[0] <= bounds[1] <= 127 and isinstance(found["low"], int)
+
+
+@rule_if(_is_int8)
+def round_to_int8(
+    x: Value, top: float, eps: float, of: TensorType, mode: str, low: int, high: int
+) -> tuple[Value, Value]:
+    """An absolute-maximum scale, a rounding and a clamp to int8 are `quantize`."""
+    rounded = Clamp(Round(Mul(x, _scale(x, top, eps, of)), mode), low, high)
+    q, _ = Quantize(x, AbsMax(top, low, high, eps, mode))
+    return rounded >> Cast(q, DType.F32)
+
+
+@rule
+def over_its_scale(x: Value, top: float, eps: float, of: TensorType, low: int, high: int, mode: str) -> tuple[Value, Value]:
+    """q / scale is q times the step that `quantize` returns."""
+    q, s = Quantize(x, AbsMax(top, low, high, eps, mode))
+    return Div(Cast(q, DType.F32), _scale(x, top, eps, of)) >> Dequantize(q, s)
+
+
+RULES = (round_to_int8, over_its_scale)
+
+
+def leftovers(graph: Graph) -> Iterator[tuple[Op, str]]:
+    for op in graph:
+        if isinstance(op, Round):
+            yield op, "rounds, but not as clamp(round(x * range / max(max|x|, eps)), low, high): kept as it is"

@@ -1,0 +1,74 @@
+"""The rewrite this compiler exists for: MatMul to additions and subtractions of int8 activations.
+
+(s_x q) . (s_w t) = s_x s_w (q . t), and q . t adds, subtracts or skips int8 numbers: int32, exact.
+(arXiv:2406.02528, section 3.1.)
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from mmc.ir.graph import Graph
+from mmc.ir.op import Op, Value
+from mmc.ir.ops.linear import Linear, Matmul
+from mmc.ir.ops.pointwise import Add, Cast, Mul
+from mmc.ir.ops.ternary import Dequantize, ExpandTernary, TernaryMatmul
+from mmc.ir.types import DType
+from mmc.passes.rewrite import Bindings, rule_if
+
+
+def _scale_outside_sum(found: Bindings) -> bool:
+    """One scale for the tensor or one a row leaves the sum over columns; one a group does not."""
+    return found["scale"].type.rank <= 1
+
+
+def _int8(found: Bindings) -> bool:
+    return found["q"].type.dtype is DType.I8 and _scale_outside_sum(found)
+
+
+@rule_if(_scale_outside_sum)
+def ternary_linear(q: Value, s: Value, t: Value, scale: Value) -> tuple[Value, Value]:
+    """Both scales come out of the sum: what is left adds and subtracts integers."""
+    layer = Linear(Dequantize(q, s), ExpandTernary(t, scale))
+    return layer >> Dequantize(TernaryMatmul(q, t), s, scale)
+
+
+@rule_if(_scale_outside_sum)
+def ternary_linear_bias(q: Value, s: Value, t: Value, scale: Value, bias: Value) -> tuple[Value, Value]:
+    """The bias is added after both scales, as it was."""
+    layer = Linear(Dequantize(q, s), ExpandTernary(t, scale), bias)
+    return layer >> Add(Dequantize(TernaryMatmul(q, t), s, scale), bias)
+
+
+@rule_if(_int8)
+def ternary_linear_deferred(q: Value, t: Value, scale: Value) -> tuple[Value, Value]:
+    """The layer sums integers as they are and its readers apply the step of the activations."""
+    layer = Linear(Cast(q, DType.F32), ExpandTernary(t, scale))
+    return layer >> Mul(Cast(TernaryMatmul(q, t), DType.F32), scale)
+
+
+@rule_if(_int8)
+def ternary_linear_deferred_bias(q: Value, t: Value, scale: Value, bias: Value) -> tuple[Value, Value]:
+    """The bias enters before the step of the activations is applied, and stays there."""
+    layer = Linear(Cast(q, DType.F32), ExpandTernary(t, scale), bias)
+    return layer >> Add(Mul(Cast(TernaryMatmul(q, t), DType.F32), scale), bias)
+
+
+RULES = (ternary_linear, ternary_linear_bias, ternary_linear_deferred, ternary_linear_deferred_bias)
+
+
+def leftovers(graph: Graph) -> Iterator[tuple[Op, str]]:
+    for op in graph:
+        if isinstance(op, Linear):
+            yield op, why_dense(op)
+        elif isinstance(op, Matmul):
+            yield op, "a product of two activations: dense"
+
+
+def why_dense(op: Linear) -> str:
+    """Why a linear layer is still a MatMul."""
+    if not isinstance(op.w, ExpandTernary):
+        return "dense weights"
+    if op.w.scale.type.rank == 2:
+        return f"ternary weights with a scale for each group of columns ({op.w.scale.type}): kept dense"
+    return "ternary weights, but its input is not quantised to int8 (W1.58A16): kept dense"

@@ -1,0 +1,1 @@
+"""What a graph can be compiled for."""

@@ -1,0 +1,173 @@
+# pyright: basic
+"""The ternary product on a CPU: every sum equal to numpy's, nothing read or written beside."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import tvm
+
+from mmc.ir.packing import Layout, pack, packed_bytes
+from mmc.targets.cpu.ternary_matmul import (
+    CPU,
+    MAX_COLUMNS,
+    Isa,
+    activation_stride,
+    ternary_matmul,
+)
+from mmc.targets.tvm.host import Entry, KernelCall, Tensor, build, size_variable
+from mmc.targets.tvm.loader import Program, aligned_zeros, as_tensor, set_threads
+
+# Sizes below, at and above 16 rows, 2 and 4 tiles, and one block, one chunk and 320 columns.
+SHAPES = [(1, 1), (16, 16), (13, 37), (33, 333), (64, 640), (151, 259), (100, 1301)]
+LAYOUTS: list[Layout] = ["2bit", "1.6bit"]
+ROWS = [1, 2, 3, 5, 6, 7, 13, 64, 485]
+CANARY = 77
+
+
+def has_avx512_vnni() -> bool:
+    path = Path("/proc/cpuinfo")
+    return path.exists() and "avx512_vnni" in path.read_text().split()
+
+
+NEEDS_VNNI = pytest.mark.skipif(not has_avx512_vnni(), reason="this CPU lacks avx512_vnni")
+ISAS = [pytest.param("avx512_vnni", marks=NEEDS_VNNI), "portable"]
+
+
+def entry(n: int, k: int, layout: Layout, isa: Isa) -> Entry:
+    rows = size_variable("rows")
+    weights = Tensor("weights", packed_bytes(n, k, layout))
+    q = Tensor("q", rows * activation_stride(k))
+    acc = Tensor("acc", rows * (n * 4))
+    call = KernelCall(ternary_matmul(n, k, layout, isa), (weights.at(), q.at(), acc.at(), rows))
+    return Entry(f"{n}x{k}_{layout}", (weights, q, acc), (rows,), (call,))
+
+
+@pytest.fixture(scope="module", params=ISAS)
+def code(request: pytest.FixtureRequest) -> bytes:
+    isa: Isa = request.param
+    target = tvm.target.Target({"kind": "llvm", "mcpu": CPU[isa]})
+    return build([entry(n, k, layout, isa) for n, k in SHAPES for layout in LAYOUTS], target)
+
+
+@pytest.fixture(scope="module", params=[1, 2], ids=lambda count: f"{count}-threads")
+def program(code: bytes, request: pytest.FixtureRequest) -> Program:
+    if request.param > (os.cpu_count() or 1):
+        pytest.skip("this machine has one CPU")
+    set_threads(request.param)
+    return Program(code)
+
+
+def run(program: Program, trits: np.ndarray, activations: np.ndarray, layout: Layout) -> np.ndarray:
+    """Multiply through the kernel; fails if it writes past the end of the sums."""
+    (n, k), rows = trits.shape, len(activations)
+    weights = aligned_zeros(packed_bytes(n, k, layout))
+    weights[:] = pack(trits, layout)
+    q = aligned_zeros(rows * activation_stride(k))
+    q.view(np.int8).reshape(rows, -1)[:, :k] = activations
+    acc = aligned_zeros(rows * n * 4 + 128)
+    acc[:] = CANARY
+    program[f"{n}x{k}_{layout}"](as_tensor(weights), as_tensor(q), as_tensor(acc), rows)
+    assert (acc[-128:] == CANARY).all()
+    return acc[:-128].view(np.int32).reshape(rows, n)
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+@pytest.mark.parametrize(("n", "k"), SHAPES)
+@pytest.mark.parametrize("rows", ROWS)
+def test_sums_are_exact(program: Program, n: int, k: int, layout: Layout, rows: int) -> None:
+    random = np.random.default_rng([n, k, rows])
+    trits = random.integers(-1, 2, (n, k), np.int8)
+    activations = random.integers(-128, 128, (rows, k), np.int8)
+    expected = activations.astype(np.int32) @ trits.T.astype(np.int32)
+    np.testing.assert_array_equal(run(program, trits, activations, layout), expected)
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+@pytest.mark.parametrize("rows", [1, 7])
+@pytest.mark.parametrize("activation", [-128, 127])
+@pytest.mark.parametrize("trit", [-1, 0, 1])
+def test_extreme_values(
+    program: Program, layout: Layout, rows: int, activation: int, trit: int
+) -> None:
+    trits = np.full((100, 1301), trit, np.int8)
+    activations = np.full((rows, 1301), activation, np.int8)
+    assert (run(program, trits, activations, layout) == 1301 * activation * trit).all()
+
+
+@pytest.mark.parametrize("isa", ISAS)
+def test_the_widest_matrix_does_not_overflow(isa: Isa) -> None:
+    """At `MAX_COLUMNS` the largest sums in 32 bits are just below 2^31."""
+    n, k = 2, MAX_COLUMNS["1.6bit"]
+    target = tvm.target.Target({"kind": "llvm", "mcpu": CPU[isa]})
+    program = Program(build([entry(n, k, layout, isa) for layout in LAYOUTS], target))
+    trits = np.ones((n, k), np.int8)
+    for layout in LAYOUTS:
+        for rows in (1, 6):
+            low = np.full((rows, k), -128, np.int8)
+            assert (run(program, trits, low, layout) == -128 * k).all()
+            assert (run(program, trits, ~low, layout) == 127 * k).all()
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_too_many_columns_are_refused(layout: Layout) -> None:
+    k = MAX_COLUMNS[layout] + 1
+    with pytest.raises(ValueError, match=f"at most {k - 1} columns, not {k}"):
+        ternary_matmul(16, k, layout, "portable")
+
+
+def test_too_large_a_matrix_is_refused() -> None:
+    with pytest.raises(ValueError, match="does not fit in 2 GiB"):
+        ternary_matmul(10_000_000, 1000, "2bit", "portable")
+
+
+def test_rows_of_activations_suit_both_layouts() -> None:
+    assert [activation_stride(k) for k in (1, 320, 321, 2048)] == [320, 320, 640, 2240]
+
+
+FENCED = '''
+import ctypes, mmap, sys
+import numpy as np
+from mmc.ir.packing import packed_bytes
+from mmc.targets.cpu.ternary_matmul import activation_stride
+from mmc.targets.tvm.loader import Program, aligned_zeros, as_tensor
+
+def fenced(size):
+    """Return bytes after which comes a page that may not be read."""
+    pages = -(-size // mmap.PAGESIZE)
+    block = np.frombuffer(mmap.mmap(-1, (pages + 1) * mmap.PAGESIZE), np.uint8)
+    end = block.ctypes.data + pages * mmap.PAGESIZE
+    protect = ctypes.CDLL(None).mprotect
+    assert protect(ctypes.c_void_p(end), ctypes.c_size_t(mmap.PAGESIZE), 0) == 0
+    return block[pages * mmap.PAGESIZE - size : pages * mmap.PAGESIZE]
+
+program = Program(open(sys.argv[1], "rb").read())
+for shape in sys.argv[2:]:
+    n, k = map(int, shape.split("x"))
+    for layout in ("2bit", "1.6bit"):
+        for rows in (1, 2, 6, 7):
+            weights = fenced(packed_bytes(n, k, layout))
+            q = fenced(rows * activation_stride(k))
+            acc = aligned_zeros(rows * n * 4)
+            program[f"{n}x{k}_{layout}"](*map(as_tensor, (weights, q, acc)), rows)
+print("done")
+'''
+
+
+def test_nothing_is_read_past_the_end(code: bytes, tmp_path: Path) -> None:
+    """Weights and activations end where readable memory ends; prefetches past it do no harm."""
+    path = tmp_path / "program.o"
+    path.write_bytes(code)
+    done = subprocess.run(
+        [sys.executable, "-c", FENCED, str(path), *(f"{n}x{k}" for n, k in SHAPES)],
+        capture_output=True,
+        text=True,
+        check=False,
+        cwd=Path(__file__).parents[2],
+    )
+    assert done.stdout == "done\n", done.stderr
