@@ -58,7 +58,7 @@ def cast(x: Value, dtype: DType) -> Value:
     if x.type.dtype is dtype:
         return x
     if isinstance(x, Constant):
-        return Constant(_number(x.value, dtype), x.type.with_dtype(dtype))
+        return Constant(number(x.value, dtype), x.type.with_dtype(dtype))
     return Cast(x, dtype)
 
 
@@ -69,10 +69,11 @@ def operand(x: Operand, dtype: DType) -> Value:
     if isinstance(x, SymbolicDim):  # the IR has no "size of": count ones
         ones = Constant(1, TensorType(DType.I64, (x,)))
         return cast(Sum(ones, axis=0, keepdims=False), dtype)
-    return scalar(_number(x, dtype), dtype)
+    return scalar(number(x, dtype), dtype)
 
 
-def _number(x: float | int | bool, dtype: DType) -> float | int | bool:
+def number(x: float | int | bool, dtype: DType) -> float | int | bool:
+    """The Python number of the element type's kind: 1, 1.0 and True are different attributes."""
     kind = float if dtype.is_float else bool if dtype is DType.BOOL else int
     return kind(x)
 

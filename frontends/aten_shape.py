@@ -13,6 +13,7 @@ from mmc.frontends.aten_call import (
     Unsupported,
     axis_of,
     cast,
+    number,
     operand,
     replaced,
     reshape,
@@ -21,7 +22,7 @@ from mmc.ir.op import Value
 from mmc.ir.ops import pointwise as p
 from mmc.ir.ops import shape as s
 from mmc.ir.ops.source import Constant, Iota
-from mmc.ir.types import Dim, DType, Shape, SymbolicDim, TensorType
+from mmc.ir.types import Dim, DType, Shape, SymbolicDim
 
 
 def _to_result_shape(call: Call, x: Value, *_: Any) -> Value:
@@ -230,9 +231,7 @@ def _select_scatter(call: Call, x: Value, source: Value, axis: int, index: Dim) 
 def _filled(call: Call, value: Operand) -> Value:
     if isinstance(value, SymbolicDim | Value):
         return _expand(call, call.operand(value))
-    constant = operand(value, call.dtype)
-    assert isinstance(constant, Constant)
-    return Constant(constant.value, call.type)
+    return Constant(number(value, call.dtype), call.type)
 
 
 def _full(call: Call, shape: Any, value: Operand, *_: Any) -> Value:
@@ -264,8 +263,7 @@ def _triangle(keep: type[p.Comparison]) -> Translate:
     def translate(call: Call, x: Value, diagonal: int = 0) -> Value:
         rows, columns = call.shape[-2:]
         row = reshape(Iota(rows, diagonal), (rows, 1))
-        zero = Constant(operand(0, call.dtype).value, TensorType(call.dtype, ()))  # type: ignore[attr-defined]
-        return p.Where(keep(Iota(columns), row), x, zero)
+        return p.Where(keep(Iota(columns), row), x, operand(0, call.dtype))
 
     return translate
 

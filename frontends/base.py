@@ -2,15 +2,27 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
+import numpy as np
+
 from mmc.ir.graph import Graph
 from mmc.ir.tensors import Tensors
+from mmc.ir.types import TensorType
 
 Kind = Literal["causal_lm", "module"]
+
+
+@dataclass(frozen=True)
+class Stored:
+    """A tensor of a checkpoint: its name and type there, and how to read it."""
+
+    name: str
+    type: TensorType
+    load: Callable[[], np.ndarray]
 
 
 @dataclass(frozen=True)

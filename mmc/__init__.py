@@ -1,1 +1,33 @@
-"""MMC compiles ternary-weight recurrent language models for CPU, GPU and FPGA."""
+"""MMC, the MatMul-free compiler: trained ternary, recurrent language models for CPU, GPU and FPGA.
+
+    artifact = mmc.compile("examples/mmfree-9m", target="cpu", out="build/mmfree-9m")
+    model = mmc.load(artifact.path)
+    print(model.generate("Search backward", max_new_tokens=32))
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from mmc.errors import MmcError
+
+if TYPE_CHECKING:
+    from mmc.api import compile, load
+    from mmc.artifact import Artifact
+    from mmc.runtime import Model, Module, State
+
+__all__ = ["Artifact", "MmcError", "Model", "Module", "State", "compile", "load"]
+
+_HOMES = {
+    "Artifact": "mmc.artifact", "Model": "mmc.runtime", "Module": "mmc.runtime",
+    "State": "mmc.runtime", "compile": "mmc.api", "load": "mmc.api",
+}  # fmt: skip
+
+
+def __getattr__(name: str) -> Any:
+    """Import the heavy parts when they are asked for: `import mmc` itself stays light."""
+    if name not in _HOMES:
+        raise AttributeError(f"module 'mmc' has no attribute {name!r}")
+    from importlib import import_module
+
+    return getattr(import_module(_HOMES[name]), name)

@@ -10,7 +10,7 @@ from typing import ClassVar
 from mmc.ir.graph import Graph, Mapped
 from mmc.ir.op import Op
 from mmc.ir.tensors import Tensors
-from mmc.passes.rewrite import Rule, rewrite
+from mmc.passes.rewrite import AnyRule, rewrite
 
 
 @dataclass(frozen=True)
@@ -64,7 +64,7 @@ class RulePass(Pass):
     """A pass that is a list of rules; `leftovers` says of each candidate that stayed why it did."""
 
     name: str  # pyright: ignore[reportIncompatibleVariableOverride]
-    rules: Sequence[Rule]
+    rules: Sequence[AnyRule]
     leftovers: Leftovers = lambda _: ()
 
     def run(self, graph: Graph, tensors: Tensors, log: Log) -> tuple[Graph, Mapped]:

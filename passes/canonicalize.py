@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
-from mmc.ir.op import Value
+from typing import Any
+
+from mmc.ir.op import Op, Value
 from mmc.ir.ops.norm import RmsNorm
 from mmc.ir.ops.pointwise import (
     Add, Cast, Detach, Div, Mul, Pow, Reciprocal, Rsqrt, Sigmoid, Silu, Sqrt, Square, Sub,
 )  # fmt: skip
-from mmc.ir.ops.reduce import Mean
-from mmc.ir.ops.shape import Expand, Gather, Permute, Reshape, Slice
+from mmc.ir.ops.reduce import ArgMax, CumSum, Max, Mean, Median, Reduction, Softmax, Sum
+from mmc.ir.ops.shape import Concat, Expand, Gather, Pad, Permute, Reshape, Slice
 from mmc.ir.ops.source import Constant
 from mmc.ir.types import Dim, DType, Shape, TensorType
-from mmc.passes.rewrite import Bindings, rule, rule_if
+from mmc.passes.rewrite import Bindings, rule, rule_for, rule_if
 
 
 @rule
@@ -135,7 +137,17 @@ def whole_slice(x: Value, axis: int, length: Dim) -> tuple[Value, Value]:
     return Slice(x, axis, 0, length, 1) >> x
 
 
+@rule_for(Sum, Mean, Max, Median, ArgMax, Softmax, CumSum, Slice, Concat, Pad)
+def last_axis(op: Any) -> Op | None:
+    """The last axis is axis -1, whatever the rank."""
+    rank = op.types[0].rank + (isinstance(op, Reduction) and not op.keepdims)
+    if op.axis != rank - 1:
+        return None
+    return type(op)(*(-1 if name == "axis" else getattr(op, name) for name in op.field_names))
+
+
 RULES = (
+    last_axis,
     detach, cast_to_itself, gather_then_cast, times_one, over_one, plus_zero, minus_zero,
     reciprocal_times, power_of_two, times_itself, sigmoid_weighted, root_mean_square,
     over_root_mean_square, norm_gain, reshape_twice, reshape_to_itself, expand_to_itself,

@@ -27,7 +27,7 @@ def _scale(x: Value, top: float, eps: float, of: TensorType) -> Div:
 def _is_int8(found: Bindings) -> bool:
     bounds = (found["low"], found["high"])
     whole = all(isinstance(b, int | float) and b == int(b) for b in bounds)
-    return whole and -128 <= bounds[0] <= bounds[1] <= 127 and isinstance(found["low"], int)
+    return whole and -128 <= bounds[0] <= bounds[1] <= 127
 
 
 @rule_if(_is_int8)

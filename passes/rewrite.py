@@ -46,11 +46,33 @@ class Rule:
     after: Value
     guard: Guard
 
+    @property
+    def roots(self) -> tuple[type[Op], ...]:
+        return (type(producer(self.before)),)
+
     def apply(self, value: Value, readers: Readers) -> Value | None:
         for found in _match(self.before, value, {}, readers):
             if self.guard(found):
                 return _fill(self.after, found)
         return None
+
+
+@dataclass(frozen=True)
+class CodeRule:
+    """A rule whose shape is not fixed: a function from an operation to what takes its place, or None."""
+
+    name: str
+    why: str
+    roots: tuple[type[Op], ...]
+    function: Callable[[Any], Value | None]
+
+    def apply(self, value: Value, readers: Readers) -> Value | None:
+        return self.function(value)
+
+
+def rule_for(*roots: type[Op]) -> Callable[[Callable[[Any], Value | None]], CodeRule]:
+    """A rule for operations of the given classes."""
+    return lambda function: CodeRule(function.__name__, inspect.getdoc(function) or "", roots, function)
 
 
 def rule(template: Callable[..., tuple[Value, Value]], guard: Guard = lambda _: True) -> Rule:
@@ -128,17 +150,19 @@ def _fill(template: Any, found: Bindings) -> Any:
             return template
 
 
-Fired = Callable[[Rule, Op], None]
+AnyRule = Rule | CodeRule
+Fired = Callable[[AnyRule, Op], None]
 
 
-def rewrite(graph: Graph, rules: Sequence[Rule], fired: Fired) -> tuple[Graph, Mapped]:
+def rewrite(graph: Graph, rules: Sequence[AnyRule], fired: Fired) -> tuple[Graph, Mapped]:
     """Apply the rules at every operation, from the inputs to the outputs, until none fires.
 
     Also returns what became of every value; `fired` hears of each firing and the operation it replaced.
     """
-    by_root: dict[type, list[Rule]] = {}
+    by_root: dict[type, list[AnyRule]] = {}
     for candidate in rules:
-        by_root.setdefault(type(_root(candidate.before)), []).append(candidate)
+        for root in candidate.roots:
+            by_root.setdefault(root, []).append(candidate)
     readers: Counter[Op] = Counter()
 
     def settle(op: Op) -> Value:
@@ -157,13 +181,3 @@ def rewrite(graph: Graph, rules: Sequence[Rule], fired: Fired) -> tuple[Graph, M
         return new
 
     return graph.map(step)
-
-
-def _root(pattern: Value) -> Op:
-    match pattern:
-        case Op():
-            return pattern
-        case Result(op, _) | Once(op):
-            return op
-        case _:
-            raise TypeError("a rule must start at an operation")

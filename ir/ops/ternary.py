@@ -33,6 +33,13 @@ class AbsMax:
     rounding: str = "half_even"
     granularity: str = "token"
 
+    def __post_init__(self) -> None:
+        """One spelling: a checkpoint may say 127 or 127.0."""
+        for name, kind in (("range", float), ("eps", float), ("low", int), ("high", int)):
+            value = getattr(self, name)
+            if isinstance(value, int | float):  # not the hole of a pattern
+                object.__setattr__(self, name, kind(value))
+
     def quantize(self, x: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Returns q (int8) and the step 1 / scale (float32), so that x is about q * step."""
         axes = -1 if self.granularity == "token" else tuple(range(x.ndim))
@@ -192,4 +199,5 @@ class TernaryMatmul(Op, mnemonic="ternary_matmul"):
         layout = self.w.type.dtype.layout
         t = w if layout is None else packing.unpack(w, n, k, layout)
         wide = x.astype(np.int32)
-        return np.stack([wide[..., row > 0].sum(-1) - wide[..., row < 0].sum(-1) for row in t], -1).astype(np.int32)
+        added, subtracted = (t == 1).astype(np.int32), (t == -1).astype(np.int32)
+        return wide @ added.T - wide @ subtracted.T

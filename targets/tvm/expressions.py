@@ -96,9 +96,14 @@ class Elements:
         for scope in self._scopes:
             if key in scope:
                 return scope[key][0]
-        made = self._evaluate(value, index)
+        made = T.Bind(self._evaluate(value, index))
         self._scopes[-1][key] = made, index  # the index lives on, so that its identity is not reused
         return made
+
+    def remember(self, value: Value, index: Index, elements: Vector) -> None:
+        """Let `at` find elements that were computed elsewhere, until the scope ends."""
+        key = (value, index.lanes, tuple(map(_identity, index.axes)))
+        self._scopes[-1][key] = elements, index
 
     def _evaluate(self, value: Value, index: Index) -> Vector:
         kept = self.kept.get(value)
@@ -201,8 +206,6 @@ def _concat(e: Elements, op: Concat, index: Index) -> Vector:
     position = index.axes[axis]
     stays = index.in_row and axis == op.type.rank - 1
     made: Vector = None
-    for part in reversed(op.parts):
-        start = sum((e.size(p, axis) for p in op.parts[: op.parts.index(part)]), 0)
     starts = _starts([e.size(part, axis) for part in op.parts])
     for part, start in zip(op.parts, starts, strict=True):
         where = _within(position - start, e.size(part, axis))

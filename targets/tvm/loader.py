@@ -72,8 +72,9 @@ def set_threads(count: int) -> None:
     May be called any number of times, before or after `Program`.  TVM keeps one pool per calling
     thread.  It cannot grow once it is made, so it is made as large as the machine, and this only
     says how many of its threads get work.  Left alone TVM makes half as many threads as there are
-    CPUs and binds the calling thread to those for good: both are turned off when the runtime is
-    loaded, through TVM_NUM_THREADS and TVM_BIND_THREADS, unless the environment sets them.
+    CPUs and ties each, and the caller, to CPUs of its choice for good: both are turned off when the
+    runtime is loaded, through TVM_NUM_THREADS and TVM_BIND_THREADS, unless the environment has
+    them.
 
     Raises ValueError where the pool has fewer threads than `count`.
     """

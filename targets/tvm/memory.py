@@ -86,13 +86,9 @@ def unravel(position: Any, sizes: Sequence[Any]) -> tuple[Any, ...]:
         if isinstance(size, int) and size == 1:
             axes.append(0)
             continue
-        axes.append(_bound(T.floormod(as_expression(position), size)))
-        position = _bound(T.floordiv(as_expression(position), size))
+        axes.append(T.Bind(T.truncmod(as_expression(position), size)))
+        position = T.Bind(T.truncdiv(as_expression(position), size))
     return (position, *reversed(axes)) if sizes else ()
-
-
-def _bound(expression: Any) -> Any:
-    return T.Bind(expression)
 
 
 def as_expression(value: Any) -> Any:

@@ -1,0 +1,72 @@
+"""Read a model's config.json field by field, and say exactly which field is wrong."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import TypeVar
+
+from mmc.errors import MmcError
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class ConfigFields:
+    """values: the parsed JSON.  source: the file's name, for messages."""
+
+    values: Mapping[str, object]
+    source: str = "config.json"
+
+    def _typed(self, key: str, kind: type[T], default: T | None) -> T:
+        value = self.values.get(key, default)
+        if value is None:
+            value = default
+        if value is None:
+            raise MmcError(f"{key!r} is missing", self.source, f"{kind.__name__} expected")
+        if not isinstance(value, kind) or (kind is not bool and isinstance(value, bool)):
+            raise MmcError(f"{key!r} is {value!r}, not {_ARTICLES[kind]}", self.source)
+        return value
+
+    def whole(self, key: str, default: int | None = None, least: int = 1) -> int:
+        value = self._typed(key, int, default)
+        if value < least:
+            raise MmcError(f"{key!r} is {value}, less than {least}", self.source)
+        return value
+
+    def real(self, key: str, default: float | None = None) -> float:
+        """A number that is positive and finite."""
+        value = self.values.get(key, default)
+        if isinstance(value, int) and not isinstance(value, bool):
+            value = float(value)
+        if not isinstance(value, float):
+            raise MmcError(f"{key!r} is {value!r}, not a number", self.source)
+        if not 0 < value < float("inf"):
+            raise MmcError(f"{key!r} is {value}, not positive and finite", self.source)
+        return value
+
+    def flag(self, key: str, default: bool | None = None) -> bool:
+        return self._typed(key, bool, default)
+
+    def choice(self, key: str, allowed: Sequence[str], default: str | None = None) -> str:
+        value = self._typed(key, str, default)
+        if value not in allowed:
+            raise MmcError(f"{key!r} is {value!r}", self.source, f"allowed: {', '.join(allowed)}")
+        return value
+
+    def absent(self, key: str) -> bool:
+        return self.values.get(key) is None
+
+    def token_ids(self, key: str) -> tuple[int, ...]:
+        """One id, a list of ids, or nothing."""
+        value = self.values.get(key)
+        ids = () if value is None else tuple(value) if isinstance(value, list) else (value,)
+        found: list[int] = []
+        for token in ids:
+            if not isinstance(token, int) or isinstance(token, bool) or token < 0:
+                raise MmcError(f"{key!r} is {value!r}, not a token id or a list of them", self.source)
+            found.append(token)
+        return tuple(found)
+
+
+_ARTICLES = {int: "a whole number", bool: "true or false", str: "a text"}

@@ -1,0 +1,290 @@
+"""The MatMul-free language model as released: MLGRU token mixing, ternary GLU (arXiv:2406.02528).
+
+Written after the released code (github.com/ridgerchu/matmulfreellm, mmfreelm/layers/hgrn_bit.py and
+mmfreelm/models/hgrn_bit/modeling_hgrn_bit.py), which is not the paper's equation for the output gate:
+GATE_ORDERS lists the forms.  State goes in and comes out; sequences are padded on the right.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+from torch._higher_order_ops.scan import scan_op
+
+from mmc.errors import MmcError
+from mmc.frontends.models.bit_linear import ROUNDINGS, BitLinear, Quantiser, RmsNorm, Storage
+from mmc.frontends.models.config_fields import ConfigFields
+
+GATE_ORDERS = ("released", "hgrn", "paper")
+"""released: RMSNorm(g) * SiLU(h).  hgrn: RMSNorm(h) * SiLU(g).  paper: sigmoid(g) * h, no norm."""
+
+
+@dataclass(frozen=True)
+class HgrnBitConfig:
+    """The keys of config.json; the last three are ours, with the released code's behaviour as default."""
+
+    vocab_size: int
+    hidden_size: int
+    num_hidden_layers: int
+    num_heads: int
+    expand_ratio: int
+    use_short_conv: bool
+    conv_size: int
+    share_conv_kernel: bool
+    use_lower_bound: bool
+    intermediate_size: int
+    rms_norm_eps: float
+    tie_word_embeddings: bool
+    gate_order: str
+    bitlinear_eps: float
+    rounding: str
+
+    @property
+    def inner_size(self) -> int:
+        return self.hidden_size * self.expand_ratio
+
+    @property
+    def quantiser(self) -> Quantiser:
+        return Quantiser(norm_eps=self.bitlinear_eps, rounding=self.rounding)
+
+    @staticmethod
+    def parse(values: Mapping[str, object], source: str = "config.json") -> HgrnBitConfig:
+        """Raises MmcError naming the key that is missing, of the wrong type, or impossible."""
+        fields = ConfigFields(values, source)
+        fields.choice("hidden_act", ("swish", "silu"), "swish")
+        fields.choice("attn_mode", ("fused_recurrent",), "fused_recurrent")
+        hidden = fields.whole("hidden_size")
+        config = HgrnBitConfig(
+            vocab_size=fields.whole("vocab_size"),
+            hidden_size=hidden,
+            num_hidden_layers=fields.whole("num_hidden_layers"),
+            num_heads=fields.whole("num_heads", 1),
+            expand_ratio=fields.whole("expand_ratio", 1),
+            use_short_conv=fields.flag("use_short_conv", False),
+            conv_size=fields.whole("conv_size", 4, least=2),
+            share_conv_kernel=fields.flag("share_conv_kernel", True),
+            use_lower_bound=fields.flag("use_lower_bound", True),
+            intermediate_size=_intermediate_size(fields, hidden),
+            rms_norm_eps=fields.real("rms_norm_eps", 1e-6),
+            tie_word_embeddings=fields.flag("tie_word_embeddings", False),
+            gate_order=fields.choice("gate_order", GATE_ORDERS, "released"),
+            bitlinear_eps=fields.real("bitlinear_eps", 1e-6),
+            rounding=fields.choice("rounding", tuple(ROUNDINGS), "half_away"),
+        )
+        config._refuse_impossible(source)
+        return config
+
+    def _refuse_impossible(self, source: str) -> None:
+        if self.hidden_size % self.num_heads:
+            raise MmcError(
+                f"'hidden_size' {self.hidden_size} is not divisible by 'num_heads' {self.num_heads}",
+                source,
+            )
+        if self.use_lower_bound and self.expand_ratio != 1:
+            raise MmcError(
+                f"'use_lower_bound' needs 'expand_ratio' 1, not {self.expand_ratio}",
+                source,
+                "lower_bounds has hidden_size columns, the forget gate has more",
+            )
+
+
+def _intermediate_size(fields: ConfigFields, hidden: int) -> int:
+    """As given, or two thirds of hidden_ratio * hidden_size, rounded up to 256."""
+    if not fields.absent("intermediate_size"):
+        return fields.whole("intermediate_size")
+    wanted = int(hidden * fields.whole("hidden_ratio", 4) * 2 / 3)
+    return 256 * ((wanted + 255) // 256)
+
+
+@dataclass(frozen=True)
+class Build:
+    """What every part of the model is built from.  storage: by parameter name; floats if not named."""
+
+    config: HgrnBitConfig
+    storage: Mapping[str, Storage]
+
+    def linear(self, path: str, inputs: int, outputs: int) -> BitLinear:
+        storage = self.storage.get(f"{path}.weight", "master")
+        return BitLinear(inputs, outputs, self.config.quantiser, storage)
+
+
+class ShortConv(nn.Module):
+    """Depthwise causal convolution, then SiLU: x [B, T, D], state [B, width - 1, D]."""
+
+    def __init__(self, channels: int, width: int) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.empty(channels, 1, width))
+
+    def forward(self, x: Tensor, state: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
+        y = torch.ops.mmc.causal_conv(x, state, self.weight.squeeze(1))
+        return nn.functional.silu(y), torch.ops.mmc.conv_window(x, state, lengths)
+
+
+def _step(h: Tensor, f: Tensor, i: Tensor) -> tuple[Tensor, Tensor]:
+    """Arguments as torch's scan passes them: carry, slices.  It wants results that share no memory."""
+    h = f * h + i
+    return h, h.clone()
+
+
+def recurrence(h: Tensor, f: Tensor, i: Tensor) -> Tensor:
+    """Every h[:, t] = f[:, t] * h[:, t-1] + i[:, t]; f, i [B, T, D], h [B, D] the state before."""
+    _, hs = scan_op(_step, [h], [f.movedim(1, 0), i.movedim(1, 0)], ())
+    return hs.movedim(0, 1)
+
+
+class Mixer(nn.Module):
+    """The MLGRU; its state is h [B, inner] and what the short convolutions remember."""
+
+    def __init__(self, build: Build, path: str) -> None:
+        super().__init__()
+        config = build.config
+        self.config = config
+        hidden, inner = config.hidden_size, config.inner_size
+        self.i_proj = build.linear(f"{path}.i_proj", hidden, inner)
+        self.f_proj = build.linear(f"{path}.f_proj", hidden, inner)
+        self.g_proj = build.linear(f"{path}.g_proj", hidden, inner)
+        for name, channels in conv_names(config):
+            setattr(self, name, ShortConv(channels, config.conv_size))
+        if config.gate_order != "paper":
+            self.g_norm = RmsNorm(inner, config.rms_norm_eps)
+        self.o_proj = build.linear(f"{path}.o_proj", inner, hidden)
+
+    def forward(
+        self, x: Tensor, lengths: Tensor, lower_bound: Tensor | None, state: tuple[Tensor, ...]
+    ) -> tuple[Tensor, list[Tensor]]:
+        h, *windows = state
+        x, i, f, windows = self._projections(x, lengths, windows)
+        f = f.sigmoid()
+        if lower_bound is not None:
+            f = lower_bound + (1 - lower_bound) * f
+        hs = recurrence(h, f, nn.functional.silu(i) * (1 - f))
+        h = torch.ops.mmc.take_position(hs, lengths - 1).squeeze(1)
+        return self.o_proj(self._gated(self.g_proj(x), hs)), [h, *windows]
+
+    def _projections(
+        self, x: Tensor, lengths: Tensor, windows: list[Tensor]
+    ) -> tuple[Tensor, Tensor, Tensor, list[Tensor]]:
+        """One convolution before i and f (and g), or one after each of i and f."""
+        if not windows:
+            return x, self.i_proj(x), self.f_proj(x), []
+        if self.config.share_conv_kernel:
+            x, window = self.h_conv1d(x, windows[0], lengths)
+            return x, self.i_proj(x), self.f_proj(x), [window]
+        i, i_window = self.i_conv1d(self.i_proj(x), windows[0], lengths)
+        f, f_window = self.f_conv1d(self.f_proj(x), windows[1], lengths)
+        return x, i, f, [i_window, f_window]
+
+    def _gated(self, g: Tensor, h: Tensor) -> Tensor:
+        match self.config.gate_order:
+            case "released":
+                return self.g_norm(g) * h * h.sigmoid()
+            case "hgrn":
+                return self.g_norm(h) * nn.functional.silu(g)
+            case _:
+                return g.sigmoid() * h
+
+
+def conv_names(config: HgrnBitConfig) -> list[tuple[str, int]]:
+    """The short convolutions of a layer, in the order of their states, each with its channels."""
+    if not config.use_short_conv:
+        return []
+    if config.share_conv_kernel:
+        return [("h_conv1d", config.hidden_size)]
+    return [("i_conv1d", config.inner_size), ("f_conv1d", config.inner_size)]
+
+
+class Glu(nn.Module):
+    def __init__(self, build: Build, path: str) -> None:
+        super().__init__()
+        hidden, wide = build.config.hidden_size, build.config.intermediate_size
+        self.gate_proj = build.linear(f"{path}.gate_proj", hidden, 2 * wide)
+        self.down_proj = build.linear(f"{path}.down_proj", wide, hidden)
+
+    def forward(self, x: Tensor) -> Tensor:
+        gate, up = self.gate_proj(x).chunk(2, -1)
+        return self.down_proj(nn.functional.silu(gate) * up)
+
+
+class Layer(nn.Module):
+    def __init__(self, build: Build, path: str) -> None:
+        super().__init__()
+        config = build.config
+        self.attn_norm = RmsNorm(config.hidden_size, config.rms_norm_eps)
+        self.attn = Mixer(build, f"{path}.attn")
+        self.mlp_norm = RmsNorm(config.hidden_size, config.rms_norm_eps)
+        self.mlp = Glu(build, f"{path}.mlp")
+
+    def forward(
+        self, x: Tensor, lengths: Tensor, lower_bound: Tensor | None, state: tuple[Tensor, ...]
+    ) -> tuple[Tensor, list[Tensor]]:
+        mixed, state = self.attn(self.attn_norm(x), lengths, lower_bound, state)
+        x = x + mixed
+        return x + self.mlp(self.mlp_norm(x)), state
+
+
+class Trunk(nn.Module):
+    """Ids i64[B, T] to the last layer's normalised output [B, T, hidden]."""
+
+    def __init__(self, build: Build) -> None:
+        super().__init__()
+        config = build.config
+        self.embeddings = nn.Embedding(config.vocab_size, config.hidden_size)
+        if config.use_lower_bound:
+            rows = config.num_hidden_layers
+            self.lower_bounds = nn.Parameter(torch.zeros(rows, config.hidden_size))
+        paths = [f"model.layers.{n}" for n in range(config.num_hidden_layers)]
+        self.layers = nn.ModuleList(Layer(build, path) for path in paths)
+        self.norm = RmsNorm(config.hidden_size, config.rms_norm_eps)
+
+    def forward(
+        self, ids: Tensor, lengths: Tensor, states: Iterator[tuple[Tensor, ...]]
+    ) -> tuple[Tensor, list[Tensor]]:
+        x, made = self.embeddings(ids), []
+        for layer, bound, state in zip(self.layers, self._bounds(), states, strict=True):
+            x, state = layer(x, lengths, bound, state)
+            made += state
+        return self.norm(x), made
+
+    def _bounds(self) -> list[Tensor | None]:
+        """The forget gate's lower bound in each layer; there is none in the first."""
+        if not hasattr(self, "lower_bounds"):
+            return [None] * len(self.layers)
+        share = self.lower_bounds.softmax(0)
+        bounds = share.cumsum(0) - share[0]
+        return [None, *(bounds[n] for n in range(1, len(self.layers)))]
+
+
+class HgrnBitForCausalLM(nn.Module):
+    """(ids i64[B, T], lengths i64[B], *states) -> (logits f32[B, T, V], *new states).
+
+    Positions from lengths[b] on are padding: they change no state.  `state_shapes` lists the states.
+    """
+
+    def __init__(self, config: HgrnBitConfig, storage: Mapping[str, Storage] | None = None) -> None:
+        super().__init__()
+        build = Build(config, storage or {})
+        self.config = config
+        self.model = Trunk(build)
+        self.lm_head = build.linear("lm_head", config.hidden_size, config.vocab_size)
+        if config.tie_word_embeddings:
+            self.lm_head.weight = self.model.embeddings.weight
+
+    def forward(self, ids: Tensor, lengths: Tensor, *states: Tensor) -> tuple[Tensor, ...]:
+        each = 1 + len(conv_names(self.config))
+        groups = (states[n : n + each] for n in range(0, len(states), each))
+        x, made = self.model(ids, lengths, groups)
+        return self.lm_head(x), *made
+
+    @property
+    def state_shapes(self) -> dict[str, tuple[int, ...]]:
+        """Name to shape, without the batch."""
+        shapes: dict[str, tuple[int, ...]] = {}
+        for n in range(self.config.num_hidden_layers):
+            shapes[f"model.layers.{n}.attn.h"] = (self.config.inner_size,)
+            for name, channels in conv_names(self.config):
+                width = self.config.conv_size - 1
+                shapes[f"model.layers.{n}.attn.{name}.state"] = (width, channels)
+        return shapes

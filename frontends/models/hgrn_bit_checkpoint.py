@@ -1,0 +1,122 @@
+"""From a checkpoint of the MatMul-free LM to the IR."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import replace
+
+import torch
+from torch.export import Dim
+
+from mmc.errors import MmcError
+from mmc.frontends.base import Imported, Stored
+from mmc.frontends.checkpoint import Checkpoint, Store
+from mmc.frontends.models.bit_linear import Storage
+from mmc.frontends.models.config_fields import ConfigFields
+from mmc.frontends.models.hgrn_bit import HgrnBitConfig, HgrnBitForCausalLM
+from mmc.frontends.torch_export import import_module
+from mmc.frontends.torch_types import dtype_of
+from mmc.ir.types import DType, TensorType
+
+_UNUSED = re.compile(r"model\.layers\.\d+\.attn\.q_conv1d\.weight")
+"""The released code creates it beside i_conv1d and f_conv1d and never reads it."""
+
+LONGEST, WIDEST = 1 << 20, 1 << 16
+
+
+def load_hgrn_bit(checkpoint: Checkpoint) -> Imported:
+    """The model of (ids, lengths, states); raises MmcError where tensors and config disagree."""
+    source = str(checkpoint.path / "config.json")
+    config = HgrnBitConfig.parse(checkpoint.config, source)
+    with torch.device("meta"):
+        module = HgrnBitForCausalLM(config, storage_of(checkpoint, source)).eval()
+    weights = matched(module, checkpoint.store, config, str(checkpoint.path))
+    imported = import_hgrn_bit(module, weights)
+    fields = ConfigFields(checkpoint.config, source)
+    positions = None
+    if not fields.absent("max_position_embeddings"):
+        positions = fields.whole("max_position_embeddings")
+    return replace(
+        imported, kind="causal_lm", vocab_size=config.vocab_size, max_positions=positions
+    )
+
+
+def import_hgrn_bit(module: HgrnBitForCausalLM, weights: Mapping[str, Stored]) -> Imported:
+    """Trace with symbols B and T; states keep their names on both sides."""
+    shapes = module.state_shapes
+    device = next(module.parameters()).device
+    # Sizes that occur nowhere else, so that torch takes no two of them for the same.
+    batch, time = 3, 5
+    ids = torch.zeros((batch, time), dtype=torch.int64, device=device)
+    lengths = torch.ones((batch,), dtype=torch.int64, device=device)
+    states = tuple(torch.zeros((batch, *shape), device=device) for shape in shapes.values())
+    b, t = Dim("B", min=1, max=WIDEST), Dim("T", min=1, max=LONGEST)
+    return import_module(
+        module,
+        (ids, lengths, *states),
+        ({0: b, 1: t}, {0: b}, tuple({0: b} for _ in states)),
+        input_names=("ids", "lengths", *shapes),
+        output_names=("logits", *shapes),
+        weights=weights,
+    )
+
+
+def storage_of(checkpoint: Checkpoint, source: str) -> dict[str, Storage]:
+    """How each matrix is held: integers are ternary already."""
+    packed = _packed_form(checkpoint.config, source)
+    found: dict[str, Storage] = {}
+    for name, stored in checkpoint.store.items():
+        if f"{name}_scale" in checkpoint.store:
+            if stored.type.dtype is DType.I8:
+                found[name] = "ternary"
+            elif stored.type.dtype is DType.U8:
+                found[name] = packed
+    return found
+
+
+def _packed_form(config: Mapping[str, object], source: str) -> Storage:
+    """`weight_scale` is mean|w| for AutoBitLinear and its inverse for BitLinear (transformers)."""
+    quantization = config.get("quantization_config")
+    if not isinstance(quantization, dict):
+        return "packed_divide"
+    name = ConfigFields(quantization, f"{source}, quantization_config").choice(
+        "linear_class", ("bitlinear", "autobitlinear"), "bitlinear"
+    )
+    return "packed_multiply" if name == "autobitlinear" else "packed_divide"
+
+
+def matched(
+    module: torch.nn.Module, store: Store, config: HgrnBitConfig, where: str
+) -> dict[str, Stored]:
+    """A stored tensor for each parameter; raises MmcError for one missing, unexpected or misshapen."""
+    wanted = module.state_dict(keep_vars=True)
+    found: dict[str, Stored] = {}
+    for name, tensor in wanted.items():
+        key = "model.embeddings.weight" if tied(name, config) else name
+        if key not in store:
+            raise MmcError(f"tensor {key!r} is missing", where, f"{_spell(tensor)} expected")
+        _refuse_misfit(store[key], tensor, where)
+        found[name] = store[key]
+    extra = [n for n in store if n not in wanted and not _UNUSED.fullmatch(n)]
+    if extra:
+        raise MmcError(f"tensor {min(extra)!r} is not part of this model", where)
+    return found
+
+
+def tied(name: str, config: HgrnBitConfig) -> bool:
+    return name == "lm_head.weight" and config.tie_word_embeddings
+
+
+def _refuse_misfit(stored: Stored, tensor: torch.Tensor, where: str) -> None:
+    wanted = TensorType(dtype_of(tensor.dtype), tuple(tensor.shape))
+    floats = stored.type.dtype.is_float and wanted.dtype.is_float
+    one = stored.type.shape in ((), (1,)) and wanted.shape == (1,)
+    if stored.type.shape != wanted.shape and not one:
+        raise MmcError(f"tensor {stored.name!r} is {stored.type}, expected {wanted}", where)
+    if not floats and stored.type.dtype is not wanted.dtype:
+        raise MmcError(f"tensor {stored.name!r} is {stored.type}, expected {wanted}", where)
+
+
+def _spell(tensor: torch.Tensor) -> str:
+    return str(TensorType(dtype_of(tensor.dtype), tuple(tensor.shape)))

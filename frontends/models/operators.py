@@ -1,0 +1,64 @@
+"""Operators that PyTorch lacks, under torch.ops.mmc: one node each in a trace.
+
+Importing this module registers them.  Each has a plain eager form, and a shape for tracing.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+_LIBRARY = torch.library.Library("mmc", "DEF")
+_LIBRARY.define("round_half_away(Tensor x) -> Tensor")
+_LIBRARY.define("take_position(Tensor x, Tensor index) -> Tensor")
+_LIBRARY.define("causal_conv(Tensor x, Tensor state, Tensor w) -> Tensor")
+_LIBRARY.define("conv_window(Tensor x, Tensor state, Tensor lengths) -> Tensor")
+
+
+@torch.library.impl(_LIBRARY, "round_half_away", "CompositeExplicitAutograd")
+def round_half_away(x: Tensor) -> Tensor:
+    """The nearest integer, halves away from zero: C's `round`, and Triton's."""
+    whole = torch.trunc(x)
+    # x - whole is exact, unlike x + 0.5, which turns 0.49999997 into 1.
+    return whole + torch.where((x - whole).abs() >= 0.5, torch.sign(x), 0.0)
+
+
+@torch.library.impl(_LIBRARY, "take_position", "CompositeExplicitAutograd")
+def take_position(x: Tensor, index: Tensor) -> Tensor:
+    """One position of each sequence: x [B, T, ...], index i64[B] -> [B, 1, ...]."""
+    return x[torch.arange(x.shape[0], device=x.device), index].unsqueeze(1)
+
+
+@torch.library.impl(_LIBRARY, "causal_conv", "CompositeExplicitAutograd")
+def causal_conv(x: Tensor, state: Tensor, w: Tensor) -> Tensor:
+    """Depthwise: x [B, T, D], the width - 1 inputs before it [B, width - 1, D], w [D, width]."""
+    past = torch.cat([state, x], 1).transpose(1, 2)
+    return torch.nn.functional.conv1d(past, w.unsqueeze(1), groups=w.shape[0]).transpose(1, 2)
+
+
+@torch.library.impl(_LIBRARY, "conv_window", "CompositeExplicitAutograd")
+def conv_window(x: Tensor, state: Tensor, lengths: Tensor) -> Tensor:
+    """The state after lengths[b] inputs: the last width - 1 of the state and those inputs."""
+    past = torch.cat([state, x], 1)
+    steps = lengths.unsqueeze(1) + torch.arange(state.shape[1], device=x.device)
+    return past[torch.arange(x.shape[0], device=x.device).unsqueeze(1), steps]
+
+
+@torch.library.register_fake("mmc::round_half_away", lib=_LIBRARY)
+def _like_x(x: Tensor) -> Tensor:
+    return torch.empty_like(x)
+
+
+@torch.library.register_fake("mmc::take_position", lib=_LIBRARY)
+def _one_position(x: Tensor, index: Tensor) -> Tensor:
+    return x.new_empty((x.shape[0], 1, *x.shape[2:]))
+
+
+@torch.library.register_fake("mmc::causal_conv", lib=_LIBRARY)
+def _convolved(x: Tensor, state: Tensor, w: Tensor) -> Tensor:
+    return torch.empty_like(x)
+
+
+@torch.library.register_fake("mmc::conv_window", lib=_LIBRARY)
+def _window(x: Tensor, state: Tensor, lengths: Tensor) -> Tensor:
+    return torch.empty_like(state)

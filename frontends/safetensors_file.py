@@ -1,0 +1,142 @@
+"""Safetensors files, memory-mapped: the header is checked before a byte of a tensor is believed.
+
+The format: u64 little-endian header length, JSON header {name: {dtype, shape, data_offsets}}, bytes.
+(https://github.com/huggingface/safetensors)
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from math import prod
+from pathlib import Path
+from typing import Any, cast
+
+import numpy as np
+
+from mmc.errors import MmcError
+from mmc.frontends.base import Stored
+from mmc.ir.types import DType, TensorType
+
+_DTYPES = {
+    "F32": DType.F32,
+    "F16": DType.F16,
+    "BF16": DType.BF16,
+    "I8": DType.I8,
+    "U8": DType.U8,
+    "I32": DType.I32,
+    "I64": DType.I64,
+    "BOOL": DType.BOOL,
+}
+_LONGEST_HEADER = 100_000_000
+"""The format's own limit, in bytes."""
+
+
+@dataclass(frozen=True)
+class Entry:
+    name: str
+    type: TensorType
+    begin: int
+    end: int
+
+
+def read_file(path: Path) -> dict[str, Stored]:
+    """Every tensor of the file by name; its bytes are read when its `load` is called.
+
+    Raises MmcError naming the file, and the tensor where there is one.
+    """
+    try:
+        size = path.stat().st_size
+        with path.open("rb") as file:
+            prefix = file.read(8)
+            length = int.from_bytes(prefix, "little")
+            if len(prefix) < 8 or length > min(size - 8, _LONGEST_HEADER):
+                raise MmcError("it is cut short or not a safetensors file", str(path))
+            header = _parse_header(file.read(length), path)
+    except OSError as error:
+        raise MmcError(f"cannot read: {error.strerror}", str(path)) from error
+    start = 8 + length
+    entries = [_entry(n, spec, size - start, path) for n, spec in header.items()]
+    _refuse_overlaps(entries, path)
+    return {e.name: Stored(e.name, e.type, _Loader(path, start, e)) for e in entries}
+
+
+def _parse_header(text: bytes, path: Path) -> dict[str, Any]:
+    try:
+        header = json.loads(text.decode("utf-8"))
+    except (UnicodeDecodeError, json.JSONDecodeError, RecursionError) as error:
+        raise MmcError(f"its header is not JSON: {error}", str(path)) from error
+    if not isinstance(header, dict):
+        raise MmcError("its header is not a JSON object", str(path))
+    tensors = cast(dict[str, Any], header)
+    tensors.pop("__metadata__", None)
+    return tensors
+
+
+def _entry(name: str, spec: Any, available: int, path: Path) -> Entry:
+    where = f"{path}, tensor {name!r}"
+    if not isinstance(spec, dict):
+        raise MmcError("its header entry is not an object", where)
+    fields = cast(Mapping[str, Any], spec)
+    code, shape, offsets = (fields.get(k) for k in ("dtype", "shape", "data_offsets"))
+    if code not in _DTYPES:
+        raise MmcError(f"dtype {code!r} is not supported", where, f"known: {', '.join(_DTYPES)}")
+    if not _are_sizes(shape) or not _are_sizes(offsets) or len(offsets) != 2:
+        raise MmcError("its shape or offsets are not lists of whole numbers", where)
+    declared = TensorType(_DTYPES[code], tuple(shape))
+    begin, end = offsets
+    if not begin <= end <= available:
+        raise MmcError(f"bytes {begin} to {end} are outside the file ({available} bytes)", where)
+    wanted = prod(shape) * declared.dtype.numpy.itemsize
+    if end - begin != wanted:
+        raise MmcError(f"{declared} needs {wanted} bytes, the file has {end - begin}", where)
+    return Entry(name, declared, begin, end)
+
+
+def _are_sizes(value: Any) -> bool:
+    if not isinstance(value, list):
+        return False
+    return all(type(i) is int and i >= 0 for i in cast(list[Any], value))
+
+
+def _refuse_overlaps(entries: list[Entry], path: Path) -> None:
+    last: Entry | None = None
+    for entry in sorted(entries, key=lambda e: (e.begin, e.end)):
+        if last and entry.begin < last.end:
+            raise MmcError(f"tensors {last.name!r} and {entry.name!r} overlap", str(path))
+        last = entry
+
+
+@dataclass
+class _Loader:
+    """Reads one tensor; the first time, also checks that every element is a number."""
+
+    path: Path
+    start: int
+    entry: Entry
+    checked: bool = False
+
+    def __call__(self) -> np.ndarray:
+        entry = self.entry
+        shape = tuple(int(str(d)) for d in entry.type.shape)
+        if entry.begin == entry.end:
+            return np.zeros(shape, entry.type.dtype.numpy)
+        raw = np.memmap(self.path, np.uint8, "r", self.start + entry.begin, (entry.end - entry.begin,))
+        # A plain view: np.memmap as a class slows every later slice down.
+        array = raw.view(np.ndarray).view(entry.type.dtype.numpy).reshape(shape)
+        if not self.checked and entry.type.dtype.is_float:
+            refuse_nan(array, f"{self.path}, tensor {entry.name!r}")
+        self.checked = True
+        return array
+
+
+def refuse_nan(array: np.ndarray, where: str) -> None:
+    """Raise MmcError if an element is NaN or infinite; 16-bit floats are told by their bits."""
+    if array.dtype.itemsize == 2:
+        mask = np.uint16(0x7C00 if array.dtype == np.float16 else 0x7F80)
+        bad = (array.view(np.uint16) & mask) == mask
+    else:
+        bad = ~np.isfinite(array)
+    if count := int(np.count_nonzero(bad)):
+        raise MmcError(f"{count} of {array.size} elements are NaN or infinite", where)

@@ -1,0 +1,5 @@
+"""`python -m mmc`."""
+
+from mmc.cli import main
+
+main()

@@ -1,0 +1,57 @@
+"""The Python face: `mmc.compile` and `mmc.load`."""
+
+from __future__ import annotations
+
+import tempfile
+from os import PathLike
+from pathlib import Path
+from typing import Any
+
+from mmc.artifact import Artifact
+from mmc.driver import CompileOptions, Progress, compile_model
+from mmc.frontends.base import Imported
+from mmc.runtime import load
+
+__all__ = ["compile", "import_source", "load"]
+
+
+def compile(
+    source: Any,
+    example_inputs: tuple[Any, ...] | None = None,
+    *,
+    target: str = "cpu",
+    out: str | Path | None = None,
+    dynamic_shapes: Any = None,
+    weights: str | None = None,
+    check: bool = False,
+    no_fallback: bool = False,
+    require_matmul_free: bool = False,
+    dump_ir: str | Path | None = None,
+    progress: Progress = lambda _, __: None,
+) -> Artifact:
+    """Compile a model directory, an nn.Module or an ExportedProgram for a target.
+
+    source: a directory in Hugging Face layout, or a module together with `example_inputs`.
+    dynamic_shapes: as for torch.export; `Dim("B")` becomes the symbol B.
+    out: where the artefact goes; a new folder in the temporary directory where it is None.
+    weights: "2bit" or "1.6bit" packing of ternary weights.
+    check: run every pass's graphs before and after on probe inputs, and every kernel.
+    Raises MmcError; nothing half-written stays.
+    """
+    imported = import_source(source, example_inputs, dynamic_shapes)
+    folder = Path(tempfile.mkdtemp(prefix="mmc-")) / "artifact" if out is None else Path(out)
+    options = CompileOptions(
+        target, weights, check, no_fallback, require_matmul_free, None if dump_ir is None else Path(dump_ir)
+    )
+    return compile_model(imported, folder, options, progress)
+
+
+def import_source(source: Any, example_inputs: tuple[Any, ...] | None = None, dynamic_shapes: Any = None) -> Imported:
+    """The model in the IR, by the frontend that fits."""
+    if isinstance(source, str | PathLike):
+        from mmc.frontends.checkpoint import load as load_checkpoint
+
+        return load_checkpoint(Path(source))
+    from mmc.frontends.torch_export import import_module
+
+    return import_module(source, example_inputs or (), dynamic_shapes)

@@ -1,0 +1,260 @@
+"""The command line: every command is a few lines over the Python face."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from mmc.errors import MmcError
+
+app = typer.Typer(
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    help="MMC compiles trained ternary, recurrent language models.",
+)
+
+_state = {"debug": bool(os.environ.get("MMC_DEBUG"))}
+
+
+def _set_debug(value: bool) -> None:
+    _state["debug"] |= value
+
+
+Debug = Annotated[
+    bool, typer.Option("--debug", help="Show the traceback of an error.", callback=_set_debug)
+]
+Json = Annotated[bool, typer.Option("--json", help="Print one JSON object.")]
+Checkpoint = Annotated[Path, typer.Argument(help="A model directory in Hugging Face layout.")]
+Out = Annotated[Path, typer.Argument(help="An artefact that `mmc compile` wrote.")]
+
+
+def main() -> None:
+    """Run a command; an error is one message on stderr and exit code 1."""
+    try:
+        app(standalone_mode=False)
+    except typer.Exit as done:
+        sys.exit(done.exit_code)
+    except (MmcError, OSError) as error:
+        if _state["debug"]:
+            raise
+        _fail(str(error))
+    except (KeyboardInterrupt, typer.Abort):
+        _fail("interrupted", 130)
+    except Exception as error:
+        if _state["debug"]:
+            raise
+        if _is_usage_error(error):
+            _fail(f"{error.format_message()} (see --help)", 2)  # pyright: ignore
+        _fail(f"internal error: {type(error).__name__}: {error} (run again with --debug for the traceback)")
+
+
+def _is_usage_error(error: Exception) -> bool:
+    return hasattr(error, "format_message")
+
+
+def _fail(message: str, code: int = 1) -> None:
+    sys.stdout.flush()
+    print(f"mmc: error: {message}", file=sys.stderr)
+    sys.exit(code)
+
+
+class _Bar:
+    """A progress bar on a terminal; silent in a pipe."""
+
+    def __init__(self) -> None:
+        from rich.console import Console
+        from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
+
+        columns = (TextColumn("{task.description:<28}"), BarColumn(), TimeElapsedColumn())
+        console = Console(stderr=True)
+        self._progress = Progress(*columns, console=console, transient=True, disable=not console.is_terminal)
+        self._task = self._progress.add_task("loading", total=1.0)
+
+    def __enter__(self) -> _Bar:
+        self._progress.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._progress.stop()
+
+    def __call__(self, stage: str, done: float) -> None:
+        self._progress.update(self._task, description=stage, completed=done)
+
+
+@app.command("compile")
+def compile_command(
+    checkpoint: Checkpoint,
+    target: Annotated[str, typer.Option(help="cpu or reference; see `mmc targets`.")] = "cpu",
+    out: Annotated[Path | None, typer.Option("-o", "--out", help="Where the artefact goes.")] = None,
+    check: Annotated[bool, typer.Option("--check", help="Run every pass and kernel against the interpreter.")] = False,
+    dump_ir: Annotated[Path | None, typer.Option(help="Write the graph after every pass there too.")] = None,
+    print_after: Annotated[str | None, typer.Option(help="Print what a pass (or `all`) changed.")] = None,
+    weights: Annotated[str | None, typer.Option(help="Packing of ternary weights: 2bit or 1.6bit.")] = None,
+    no_fallback: Annotated[bool, typer.Option("--no-fallback", help="Fail where a part would take a slow path.")] = False,
+    require_matmul_free: Annotated[bool, typer.Option("--require-matmul-free", help="Fail where a MatMul is left.")] = False,
+    as_json: Json = False,
+    debug: Debug = False,
+) -> None:
+    """Compile a trained checkpoint for a target."""
+    from mmc.api import import_source
+    from mmc.driver import CompileOptions, compile_model
+
+    folder = out or Path(f"{checkpoint.resolve().name}-{target}")
+    options = CompileOptions(target, weights, check, no_fallback, require_matmul_free, dump_ir, print_after)
+    with _Bar() as bar:
+        artifact = compile_model(import_source(checkpoint), folder, options, bar)
+    if as_json:
+        return print(json.dumps({"path": str(folder), "manifest": artifact.manifest}))
+    print(f"{folder}: {summary(artifact.manifest)}")
+
+
+def summary(manifest: Any) -> str:
+    """One line that says what an artefact is."""
+    from mmc.report import in_bytes
+
+    sizes, layers = manifest["sizes"], manifest["layers"]
+    ternary = sum(layer["ternary"] for layer in layers)
+    bits = sizes["bits_per_ternary_weight"]
+    packed = f" ({bits:.2f} bits per ternary weight)" if bits else ""
+    return (
+        f"{manifest['target']}, {ternary} of {len(layers)} linear layers ternary, "
+        f"weights {in_bytes(sizes['weight_bytes_total'])}{packed}, "
+        f"state {in_bytes(sizes['state_bytes_per_sequence'])} per sequence"
+    )
+
+
+@app.command()
+def run(
+    out: Out,
+    prompt: Annotated[str, typer.Option("-p", "--prompt", help="The text to continue.")],
+    n: Annotated[int, typer.Option("-n", help="How many tokens to add at most.")] = 64,
+    temperature: Annotated[float, typer.Option(help="0 takes the most likely token.")] = 0.0,
+    top_p: Annotated[float, typer.Option(help="Sample from this much of the probability.")] = 1.0,
+    seed: Annotated[int, typer.Option(help="Seed of the sampling.")] = 0,
+    stream: Annotated[bool, typer.Option(help="Print tokens as they come.")] = True,
+    debug: Debug = False,
+) -> None:
+    """Continue a prompt."""
+    model = _language_model(out)
+    pieces = model.generate(prompt, n, temperature, top_p, seed, stream=stream)
+    print(prompt, end="", flush=True)
+    for piece in pieces if stream else [pieces]:
+        print(piece, end="", flush=True)
+    print()
+
+
+def _language_model(out: Path) -> Any:
+    from mmc.runtime import Model, load
+
+    model = load(out)
+    if not isinstance(model, Model):
+        raise MmcError("is a compiled module, not a language model", str(out), "call it from Python")
+    return model
+
+
+@app.command("eval")
+def eval_command(
+    out: Out,
+    text: Annotated[Path, typer.Option(help="A text file.")],
+    tokens: Annotated[int | None, typer.Option(help="Use the first N tokens of it.")] = None,
+    window: Annotated[int, typer.Option(help="Tokens per window; each starts from an empty state.")] = 512,
+    as_json: Json = False,
+    debug: Debug = False,
+) -> None:
+    """Measure the token perplexity of a text."""
+    from dataclasses import asdict
+
+    import numpy as np
+
+    from mmc.perplexity import perplexity
+
+    model = _language_model(out)
+    try:
+        ids = np.array(model.encode(text.read_text()), np.int64)[:tokens]
+    except UnicodeDecodeError as error:
+        raise MmcError(f"is not UTF-8 text: {error.reason}", str(text)) from None
+    with _Bar() as bar:
+        found = perplexity(model, ids, window, lambda done: bar("perplexity", done))
+    record = {"kind": "token", "perplexity": found.perplexity, **asdict(found)}
+    print(json.dumps(record) if as_json else str(found))
+
+
+@app.command()
+def inspect(
+    source: Annotated[Path, typer.Argument(help="A model directory or an artefact.")],
+    as_json: Json = False,
+    debug: Debug = False,
+) -> None:
+    """Say of every layer whether it is ternary, and why not."""
+    from mmc.inspection import inspect_source, render_inspection
+
+    found = inspect_source(source)
+    print(json.dumps(found) if as_json else render_inspection(found))
+
+
+@app.command()
+def opt(
+    file: Annotated[str, typer.Argument(help="A graph in text form; - reads standard input.")],
+    passes: Annotated[str, typer.Option(help="Passes in order: a,b{option=value}.")],
+    print_after: Annotated[str | None, typer.Option(help="Print what a pass (or `all`) changed, on stderr.")] = None,
+    debug: Debug = False,
+) -> None:
+    """Run passes over a graph in text form and write the graph."""
+    from mmc.ir.tensors import Tensors
+    from mmc.ir.text import parse, render
+    from mmc.passes.manager import PassManager
+    from mmc.passes.registry import parse_pipeline
+
+    text = sys.stdin.read() if file == "-" else Path(file).read_text()
+    manager = PassManager(Tensors())
+    graph = manager.run(parse(text, "<stdin>" if file == "-" else file), parse_pipeline(passes))
+    for step in manager.steps:
+        if print_after in ("all", step.name):
+            print(step.summary(), step.diff(), sep="\n", file=sys.stderr)
+    print(render(graph), end="")
+
+
+@app.command("passes")
+def passes_command(debug: Debug = False) -> None:
+    """List the passes, in the order in which they run."""
+    from mmc.passes.registry import PASSES, describe
+
+    for name in PASSES:
+        what, options = describe(name)
+        given = "".join(f" {key}={value}" for key, value in options.items())
+        print(f"{name}{given}\n    {what}")
+
+
+@app.command("targets")
+def targets_command(as_json: Json = False, debug: Debug = False) -> None:
+    """List the targets, and whether each works on this machine."""
+    from mmc.targets.registry import TARGETS, load_target
+
+    found = {name: load_target(name) for name in TARGETS}
+    if as_json:
+        return print(json.dumps({n: {"problems": t.problems(), "about": t.capabilities.description} for n, t in found.items()}))
+    for name, target in found.items():
+        problems = target.problems()
+        print(f"{name:<12}{'works' if not problems else 'does not work: ' + '; '.join(problems)}")
+        print(f"    {target.capabilities.description}")
+        if target.capabilities.weight_layouts:
+            print(f"    --weights {' or '.join(target.capabilities.weight_layouts)}")
+
+
+@app.command()
+def doctor(debug: Debug = False) -> None:
+    """Say what this machine has and what is missing."""
+    from mmc.doctor import diagnose
+
+    healthy = True
+    for line in diagnose():
+        print(line)
+        healthy &= not line.startswith("missing")
+    if not healthy:
+        raise typer.Exit(1)

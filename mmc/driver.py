@@ -1,0 +1,191 @@
+"""Compile: from a checkpoint or module to an artefact, with every step on the way kept."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from mmc.artifact import Artifact, Contents, write_artifact
+from mmc.errors import MmcError
+from mmc.ir.graph import Graph
+from mmc.ir.ops.linear import Linear, Matmul
+from mmc.ir.ops.recurrence import Scan
+from mmc.ir.ops.source import Weight
+from mmc.ir.statistics import all_ops
+from mmc.layers import Layer, Recurrence, linear_layers, recurrences
+from mmc.passes.base import Pass
+from mmc.passes.check import PassCheck, check_pass
+from mmc.passes.manager import PassManager, Step
+from mmc.passes.registry import PASSES, load_pass
+from mmc.targets.base import Target
+from mmc.targets.registry import load_target
+
+if TYPE_CHECKING:
+    from mmc.frontends.base import Imported
+
+FIND: tuple[str, ...] = PASSES[: PASSES.index("find-recurrence") + 1]
+"""The passes that recognise what a model is."""
+
+REWRITE: tuple[str, ...] = PASSES[len(FIND) : PASSES.index("pack-ternary")]
+"""The passes that make it fast on every target."""
+
+Progress = Callable[[str, float], None]
+"""Hears the name of a stage and how much of the whole is done, 0 to 1."""
+
+
+@dataclass(frozen=True)
+class CompileOptions:
+    """What the user asks of a compilation; see `mmc compile --help`."""
+
+    target: str = "cpu"
+    weights: str | None = None
+    check: bool = False
+    no_fallback: bool = False
+    require_matmul_free: bool = False
+    dump_ir: Path | None = None
+    print_after: str | None = None
+
+
+@dataclass
+class Compilation:
+    """A model on its way through the passes."""
+
+    imported: Imported
+    manager: PassManager
+    core: Graph
+    layers: list[Layer]
+    recurrences: list[Recurrence]
+    checks: list[PassCheck] = field(default_factory=list[PassCheck])
+
+    @property
+    def steps(self) -> list[Step]:
+        return self.manager.steps
+
+
+def analyse(imported: Imported, progress: Progress = lambda _, __: None) -> Compilation:
+    """Run the passes that recognise ternary layers and recurrences; changes nothing on disk."""
+    manager = PassManager(imported.tensors, lambda name: progress(name, 0.2))
+    core = manager.run(imported.graph, [load_pass(name) for name in FIND])
+    layers = linear_layers(core, imported.tensors, manager.steps)
+    return Compilation(imported, manager, core, layers, recurrences(core, manager.steps))
+
+
+def compile_model(
+    imported: Imported, out: Path, options: CompileOptions, progress: Progress = lambda _, __: None
+) -> Artifact:
+    """Compile an imported model into the folder `out`; raise MmcError, leaving nothing behind, where it fails."""
+    target = _usable_target(options)
+    done = analyse(imported, progress)
+    _refuse(done, options)
+    manager = done.manager
+    rest = [load_pass(name) for name in REWRITE]
+    if target.capabilities.weight_layouts:
+        rest.append(load_pass("pack-ternary", {"layout": _layout(target, options)}))
+    core = manager.run(done.core, rest)
+    entries = {name: manager.run(core.renamed(name), passes) for name, passes in _entries(imported, target)}
+    for graph in entries.values():
+        _refuse_unsupported(target, graph)
+    if options.print_after:
+        print_after(manager.steps, options.print_after)
+    if options.check:
+        progress("check", 0.4)
+        done.checks = check_steps(done)
+    contents = Contents(imported, target.name, entries, manager.steps, done.layers, done.recurrences, done.checks)
+    return write_artifact(out, contents, target, imported.tensors, options, progress)
+
+
+def _usable_target(options: CompileOptions) -> Target:
+    target = load_target(options.target)
+    if problems := target.problems():
+        raise MmcError(problems[0], f"target {target.name}", "see `mmc doctor`")
+    return target
+
+
+def _layout(target: Target, options: CompileOptions) -> str:
+    known = target.capabilities.weight_layouts
+    if options.weights is not None and options.weights not in known:
+        raise MmcError(f"no weight layout {options.weights!r}", "--weights", f"one of {', '.join(known)}")
+    return options.weights or known[0]
+
+
+def _entries(imported: Imported, target: Target) -> list[tuple[str, list[Pass]]]:
+    """The entries of the artefact and the passes that make each."""
+    fuse = [load_pass("fuse-kernels")] if target.capabilities.kernels else []
+    if imported.kind == "causal_lm":
+        return [("forward", fuse), ("step", [load_pass("last-position"), *fuse])]
+    return [("forward", fuse)]
+
+
+def _refuse(done: Compilation, options: CompileOptions) -> None:
+    """Stop where the model is not what the user requires."""
+    dense = [f"{layer.name}: {layer.why}" for layer in done.layers if not layer.ternary]
+    scans = [f"{r.name}: {r.why}" for r in done.recurrences if not r.linear]
+    if options.require_matmul_free and dense:
+        raise MmcError(f"{len(dense)} MatMuls are left:\n  " + "\n  ".join(dense), "--require-matmul-free")
+    if options.no_fallback and dense + scans:
+        listed = "\n  ".join(dense + scans)
+        raise MmcError(f"{len(dense + scans)} parts fall back to a slow path:\n  {listed}", "--no-fallback")
+
+
+def _refuse_unsupported(target: Target, graph: Graph) -> None:
+    missing = target.unsupported(graph)
+    if missing:
+        op, why = missing[0]
+        more = f" and {len(missing) - 1} more" if len(missing) > 1 else ""
+        raise MmcError(f"{op.mnemonic}: {why}{more}", str(op.origin or ""), "--target reference runs it")
+
+
+def fallbacks(graph: Graph) -> int:
+    """How many operations of the graph run on a slow path."""
+    return sum(isinstance(op, Linear | Matmul | Scan) for op in all_ops(graph))
+
+
+def print_after(steps: Sequence[Step], name: str) -> None:
+    """Print what a pass, or every pass ("all"), changed."""
+    chosen = [step for step in steps if name in ("all", step.name)]
+    if not chosen:
+        raise MmcError(f"no pass {name!r} ran", "--print-after", f"one of {', '.join(PASSES)} or all")
+    for step in chosen:
+        sys.stdout.write(f"{step.summary()}\n{step.diff()}\n")
+
+
+def check_steps(done: Compilation) -> list[PassCheck]:
+    """Run every step's graphs on probe inputs; raise MmcError where a pass changed what the model computes."""
+    probes = probe_inputs(done.imported)
+    tensors = done.imported.tensors
+    checks = [check_pass(s.name, s.before, s.after, s.mapped, tensors, probes) for s in done.steps]
+    failed = [failure for check in checks for failure in check.failures]
+    if failed:
+        raise MmcError(f"{len(failed)} comparisons failed:\n  " + "\n  ".join(failed[:20]), "--check")
+    return checks
+
+
+def probe_inputs(imported: Imported, seed: int = 0) -> list[Mapping[str, np.ndarray]]:
+    """Random inputs that fit the graph: two prompts of five tokens, or what a module takes."""
+    random = np.random.default_rng(seed)
+    sizes = {"B": 2, "T": 5}
+    probe: dict[str, np.ndarray] = {}
+    for op in imported.graph.inputs:
+        names = {s for d in op.type.shape if not isinstance(d, int) for s in d.symbols}
+        bound = op.type.bind({name: sizes.get(name, 3) for name in names})
+        probe[op.name] = _random(random, op.name, bound.shape, bound.dtype.numpy, imported)
+    return [probe]
+
+
+def _random(random: np.random.Generator, name: str, shape: Any, dtype: np.dtype[Any], imported: Imported) -> np.ndarray:
+    if dtype.kind == "b":
+        return random.integers(0, 2, shape).astype(dtype)
+    if dtype.kind in "iu":
+        high = 5 if name == "lengths" else imported.vocab_size or 8
+        return random.integers(1 if name == "lengths" else 0, high, shape).astype(dtype)
+    return random.normal(size=shape).astype(dtype)
+
+
+def weights_of(entries: Mapping[str, Graph]) -> list[Weight]:
+    """The weights that any entry reads, once each."""
+    return list(dict.fromkeys(w for graph in entries.values() for w in graph.weights))

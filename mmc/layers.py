@@ -1,0 +1,118 @@
+"""What became of every linear layer and every recurrence: the table behind `mmc inspect`."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+
+from mmc.ir.graph import Graph
+from mmc.ir.op import Op, Value, producer
+from mmc.ir.ops.linear import Linear, Matmul
+from mmc.ir.ops.pointwise import Cast
+from mmc.ir.ops.recurrence import LinearRecurrence, Scan
+from mmc.ir.ops.source import Weight
+from mmc.ir.ops.ternary import AbsMax, Dequantize, ExpandTernary, Quantizes, TernaryMatmul
+from mmc.ir.tensors import Tensors
+from mmc.passes.base import place
+from mmc.passes.manager import Step
+from mmc.passes.matmul_to_ternary import why_dense
+
+
+@dataclass(frozen=True)
+class Layer:
+    """One linear layer [rows, columns]; `why` says why it is dense, and is empty where it is ternary."""
+
+    name: str
+    rows: int
+    columns: int
+    ternary: bool
+    scale: float | None = None
+    granularity: str = ""
+    zeros: float | None = None
+    quantiser: dict[str, Any] | None = None
+    why: str = ""
+
+
+@dataclass(frozen=True)
+class Recurrence:
+    """One memory over time; `linear` is false where a scan was kept, and `why` says why."""
+
+    name: str
+    state: str
+    linear: bool
+    why: str = ""
+
+
+def linear_layers(graph: Graph, tensors: Tensors, steps: Sequence[Step]) -> list[Layer]:
+    """Every linear layer of a graph in which the ternary ones are already `ternary_matmul`."""
+    reasons = _reasons(steps, "find-ternary-linear")
+    found: list[Layer] = []
+    for op in graph:
+        if isinstance(op, TernaryMatmul):
+            found.append(_ternary(op, graph, tensors))
+        elif isinstance(op, Linear):
+            known = isinstance(op.w, ExpandTernary)
+            found.append(_dense(op, why_dense(op) if known else reasons.get(place(op), why_dense(op))))
+        elif isinstance(op, Matmul):
+            found.append(_dense(op, "a product of two activations"))
+    return found
+
+
+def recurrences(graph: Graph, steps: Sequence[Step]) -> list[Recurrence]:
+    """Every recurrence of a graph after `find-recurrence`."""
+    reasons = _reasons(steps, "find-recurrence")
+    found: list[Recurrence] = []
+    for op in graph:
+        if isinstance(op, LinearRecurrence):
+            found.append(Recurrence(place(op), str(op.h0.type), True))
+        elif isinstance(op, Scan):
+            state = ", ".join(str(v.type) for v in op.init)
+            found.append(Recurrence(place(op), state, False, reasons.get(place(op), "kept as a scan")))
+    return found
+
+
+def _reasons(steps: Sequence[Step], name: str) -> dict[str, str]:
+    verdicts = (v for step in steps if step.name == name for v in step.log.verdicts)
+    return {v.where: v.why for v in verdicts if not v.fired}
+
+
+def _ternary(op: TernaryMatmul, graph: Graph, tensors: Tensors) -> Layer:
+    rows, columns = _size(op.w)
+    scale = _weight_scale(op, graph)
+    values = None if scale is None else tensors[scale.name]
+    trits = tensors[op.w.name] if isinstance(op.w, Weight) else np.zeros(0)
+    return Layer(
+        place(op), rows, columns, True,
+        scale=None if values is None else float(values.mean()),
+        granularity="tensor" if values is None or values.ndim == 0 else "row",
+        zeros=1 - np.count_nonzero(trits) / max(trits.size, 1),
+        quantiser=_quantiser(op.x),
+    )  # fmt: skip
+
+
+def _weight_scale(op: TernaryMatmul, graph: Graph) -> Weight | None:
+    for reader in graph.users[op]:
+        if isinstance(reader, Dequantize) and isinstance(reader.w, Weight):
+            return reader.w
+        if isinstance(reader, Cast):
+            return next((v for user in graph.users[reader] for v in user.operands if isinstance(v, Weight)), None)
+    return None
+
+
+def _quantiser(x: Value) -> dict[str, Any] | None:
+    maker = producer(x)
+    by: AbsMax | None = maker.attributes.get("by") if isinstance(maker, Quantizes) else None
+    return None if by is None else asdict(by)
+
+
+def _dense(op: Op, why: str) -> Layer:
+    rows, columns = _size(op.operands[1])
+    return Layer(place(op), rows, columns, False, why=why)
+
+
+def _size(value: Value) -> tuple[int, int]:
+    rows, columns = value.type.shape[-2:]
+    return (rows if isinstance(rows, int) else 0), (columns if isinstance(columns, int) else 0)

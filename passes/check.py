@@ -1,0 +1,153 @@
+"""Check a pass by running the graphs from before and after it on the same numbers.
+
+Both graphs are run by the interpreter.  Wherever a value of the old graph has a counterpart in the new
+one the two are compared, and the new graph goes on with the old value: so every comparison is local,
+and a rounding that flips in one layer does not spread through the next.  Integers must be identical,
+floats within `FLOAT_BOUND` of the largest number of their tensor.
+
+A probe of kind "ties" also feeds every quantiser that both graphs have with numbers half way between
+two integers, where the roundings differ.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+import numpy as np
+
+from mmc.ir.evaluate import Arrays, evaluate
+from mmc.ir.graph import Graph, Mapped
+from mmc.ir.op import Op, Value, producer
+from mmc.ir.ops.pointwise import Abs
+from mmc.ir.ops.source import Weight
+from mmc.ir.ops.ternary import Quantizes
+from mmc.ir.tensors import Tensors
+from mmc.ir.types import DType
+from mmc.passes.base import place
+
+FLOAT_BOUND = 1e-5
+
+Inputs = Mapping[str, np.ndarray]
+
+
+@dataclass
+class PassCheck:
+    """What was compared and what was found.  `float_error` is relative to the largest number of a tensor."""
+
+    name: str
+    graph: str
+    values: int = 0
+    integers: int = 0
+    integers_identical: bool = True
+    float_error: float = 0.0
+    float_bound: float = FLOAT_BOUND
+    failures: list[str] = field(default_factory=list[str])
+
+    @property
+    def holds(self) -> bool:
+        return not self.failures
+
+    def record(self) -> dict[str, Any]:
+        return {**asdict(self), "holds": self.holds}
+
+    def compare(self, op: Op, old: np.ndarray, new: np.ndarray) -> None:
+        self.values += 1
+        if old.shape != new.shape or old.dtype != new.dtype:
+            self._fail(op, f"{old.dtype}{list(old.shape)} became {new.dtype}{list(new.shape)}")
+        elif old.dtype.kind in "iub":
+            self.integers += old.size
+            if wrong := int(np.count_nonzero(old != new)):
+                self.integers_identical = False
+                self._fail(op, f"{wrong} of {old.size} integers differ")
+        else:
+            error = relative_error(old, new)
+            self.float_error = max(self.float_error, error)
+            if not error <= self.float_bound:
+                self._fail(op, f"floats differ by {error:.2e}, bound {self.float_bound:.0e}")
+
+    def _fail(self, op: Op, what: str) -> None:
+        self.failures.append(f"{self.name}: {place(op)}: {op.mnemonic}: {what}")
+
+
+def relative_error(old: np.ndarray, new: np.ndarray) -> float:
+    """The largest difference over the largest number; infinite where one is not a number and the other is."""
+    a, b = old.astype(np.float64), new.astype(np.float64)
+    same = (a == b) | (np.isnan(a) & np.isnan(b))
+    if same.all():
+        return 0.0
+    if not (np.isfinite(a[~same]).all() and np.isfinite(b[~same]).all()):
+        return float("inf")
+    largest = np.abs(a[np.isfinite(a)]).max(initial=1e-30)
+    return float(np.abs(np.where(same, 0, a - b)).max() / largest)
+
+
+def check_pass(
+    name: str, before: Graph, after: Graph, mapped: Mapped, tensors: Tensors, probes: Sequence[Inputs]
+) -> PassCheck:
+    """Compare two graphs on every probe, as it is and with ties."""
+    check = PassCheck(name, after.name)
+    if before is after:
+        return check
+    for inputs in probes:
+        _Run(check, before, after, mapped, tensors).run(inputs)
+        _Run(check, before, after, mapped, tensors, ties=True).run(inputs)
+    return check
+
+
+class _Run:
+    """One probe through both graphs."""
+
+    def __init__(
+        self, check: PassCheck, before: Graph, after: Graph, mapped: Mapped, tensors: Tensors, ties: bool = False
+    ) -> None:
+        self.check, self.before, self.after, self.tensors = check, before, after, tensors
+        self.kept: dict[Value, np.ndarray] = {}
+        present = set(after.ops)
+        self.olds: dict[Value, list[Value]] = {}
+        for old, new in mapped.items():
+            if producer(new) in present:
+                self.olds.setdefault(new, []).append(old)
+        self.tied = self._tied_values(mapped, present) if ties else set[Value]()
+
+    def _tied_values(self, mapped: Mapped, present: set[Op]) -> set[Value]:
+        """What quantisers read, where both graphs have it."""
+        read = {op.operands[0] for op in self.before if isinstance(op, Abs | Quantizes)}
+        known = {v for v in read if v in mapped and producer(mapped[v]) in present}
+        return {v for v in known if producer(v).operands and v.type.dtype is DType.F32 and v.type.rank >= 2}
+
+    def run(self, inputs: Inputs) -> None:
+        evaluate(self.before, inputs, self.tensors, self._keep)
+        outputs = evaluate(self.after, inputs, self.tensors, self._compare)
+        for new in (v for v in self.olds if isinstance(v, Weight)):
+            self._compare(new, (self.tensors[new.name],))
+        for name, value in self.before.outputs:
+            if value in self.kept and outputs[name].shape == self.kept[value].shape:
+                self.check.compare(producer(value), self.kept[value], outputs[name])
+
+    def _keep(self, op: Op, made: Arrays) -> Arrays:
+        made = tuple(tie(a) if v in self.tied else a for v, a in zip(op.results, made, strict=True))
+        self.kept |= zip(op.results, made, strict=True)
+        return made
+
+    def _compare(self, op: Op, made: Arrays) -> Arrays:
+        return tuple(self._settle(op, v, a) for v, a in zip(op.results, made, strict=True))
+
+    def _settle(self, op: Op, value: Value, new: np.ndarray) -> np.ndarray:
+        for old in self.olds.get(value, ()):
+            known = self.tensors[old.name] if isinstance(old, Weight) else self.kept.get(old)
+            if known is None:
+                continue
+            if old not in self.tied:
+                self.check.compare(op, known, new)
+            new = known
+        return new
+
+
+def tie(x: np.ndarray) -> np.ndarray:
+    """Numbers half way between integers, up to 127: their scale is exactly one."""
+    halves = (np.arange(x.size) * 37 % 253 - 126).astype(np.float32) + np.float32(0.5)
+    tied = np.clip(halves, -126.5, 126.5).reshape(x.shape)
+    tied[..., 0] = 127
+    return tied

@@ -1,0 +1,85 @@
+"""What a target is: its capabilities as data, and how it builds and runs."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, ClassVar, Protocol
+
+import numpy as np
+
+from mmc.ir.graph import Graph
+from mmc.ir.op import Op
+from mmc.ir.tensors import Tensors
+
+Arrays = Mapping[str, np.ndarray]
+Progress = Callable[[str], None]
+
+
+@dataclass(frozen=True)
+class Capabilities:
+    """What a target can do, so that the driver can refuse early."""
+
+    description: str
+    weight_layouts: tuple[str, ...]
+    """Packed layouts of ternary matrices; the first is the default; empty where none is packed."""
+    kernels: bool
+    """True where operations are fused into kernels, False where they run one by one."""
+
+
+@dataclass(frozen=True)
+class BuildOptions:
+    """What the user asked of a build."""
+
+    weights: str | None = None
+    """A weight layout; None for the target's default."""
+
+
+@dataclass(frozen=True)
+class Built:
+    """Facts about a build for the manifest and the report; no times, no paths."""
+
+    facts: Mapping[str, Any] = field(default_factory=dict[str, Any])
+
+
+class Executable(Protocol):
+    """A loaded artefact: runs its entries."""
+
+    def run(self, entry: str, inputs: Arrays) -> dict[str, np.ndarray]:
+        """The outputs of an entry by name."""
+        ...
+
+
+class Target:
+    """Base of every target."""
+
+    name: ClassVar[str]
+    capabilities: ClassVar[Capabilities]
+
+    def problems(self) -> list[str]:
+        """Why the target does not work on this machine; empty where it does."""
+        return []
+
+    def unsupported(self, graph: Graph) -> list[tuple[Op, str]]:
+        """Operations that the target has no kernel for, with the reason."""
+        return []
+
+    def build(
+        self, entries: Mapping[str, Graph], tensors: Tensors, folder: Path, progress: Progress
+    ) -> Built:
+        """Write what the target needs to run the entries into the folder."""
+        raise NotImplementedError
+
+    def load(self, folder: Path, entries: Sequence[str]) -> Executable:
+        """Make a built folder ready to run."""
+        raise NotImplementedError
+
+    def check(self, folder: Path, entries: Mapping[str, Graph], probe: Arrays) -> dict[str, Any]:
+        """Compare every kernel with the interpreter on a probe; raise MmcError where one is wrong."""
+        return {}
+
+
+def graph_file(entry: str) -> str:
+    """The file of an entry's final graph."""
+    return "graph.mmc" if entry == "forward" else f"graph-{entry}.mmc"

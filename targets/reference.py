@@ -1,0 +1,44 @@
+"""The reference target: the interpreter itself.  Slow, and the truth that every other target is held to."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import ClassVar
+
+import numpy as np
+
+from mmc.ir.evaluate import evaluate
+from mmc.ir.graph import Graph
+from mmc.ir.tensors import Tensors
+from mmc.ir.text import parse
+from mmc.targets.base import Arrays, Built, Capabilities, Executable, Progress, Target, graph_file
+from mmc.targets.weights_file import WeightsFile
+
+
+class ReferenceTarget(Target):
+    name: ClassVar[str] = "reference"
+    capabilities: ClassVar[Capabilities] = Capabilities(
+        "the interpreter in numpy: slow, runs every operation", ("2bit", "1.6bit"), kernels=False
+    )
+
+    def build(
+        self, entries: Mapping[str, Graph], tensors: Tensors, folder: Path, progress: Progress
+    ) -> Built:
+        return Built()
+
+    def load(self, folder: Path, entries: Sequence[str]) -> Executable:
+        return _Interpreter(folder, entries)
+
+
+class _Interpreter:
+    def __init__(self, folder: Path, entries: Sequence[str]) -> None:
+        weights = WeightsFile.open(folder / "weights.safetensors")
+        self._graphs = {e: parse((folder / graph_file(e)).read_text(), graph_file(e)) for e in entries}
+        self._tensors = {w.name: weights.array(w) for g in self._graphs.values() for w in g.weights}
+
+    def run(self, entry: str, inputs: Arrays) -> dict[str, np.ndarray]:
+        return evaluate(self._graphs[entry], inputs, self._tensors)
+
+
+TARGET = ReferenceTarget()

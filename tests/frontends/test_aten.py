@@ -1,0 +1,117 @@
+"""Every entry of the table against torch itself, at sizes other than those traced."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.export import Dim
+
+import mmc.frontends.models.operators as _operators  # noqa: F401  (registers torch.ops.mmc)
+from mmc.errors import MmcError
+from mmc.frontends import fx_graph
+from mmc.frontends.aten import TABLE, translation
+from mmc.frontends.base import Imported
+from mmc.frontends.torch_export import import_module
+from mmc.frontends.torch_types import array_of
+from mmc.ir.evaluate import evaluate
+from mmc.ir.text import parse, render
+from tests.frontends.aten_cases import CASES, Inputs, example
+
+DYNAMIC = {
+    "x": {0: Dim("B", min=1, max=64), 1: Dim("T", min=4, max=64)},
+    **{name: {0: Dim("B", min=1, max=64)} for name in ("stack", "q", "k")},
+}
+DYNAMIC |= dict.fromkeys(("y", "half", "i", "j", "b"), DYNAMIC["x"])
+
+
+class AllCases(nn.Module):
+    def forward(self, given: dict[str, Tensor]) -> dict[str, Tensor]:
+        inputs = Inputs(given)
+        return {name: case(inputs) for name, case in CASES.items()}
+
+
+@pytest.fixture(scope="module")
+def looked_up() -> set[str]:
+    return set()
+
+
+@pytest.fixture(scope="module")
+def imported(looked_up: set[str]) -> Iterator[Imported]:
+    def record(name: str) -> object:
+        looked_up.add(name if name in TABLE else name.rpartition(".")[0])
+        return translation(name)
+
+    given = example(2, 5)
+    shapes = {name: DYNAMIC.get(name) for name in given}
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(fx_graph, "translation", record)
+        yield import_module(AllCases(), (given,), (shapes,), input_names=list(given))
+
+
+@pytest.fixture(scope="module")
+def results(imported: Imported) -> tuple[dict[str, np.ndarray], dict[str, Tensor]]:
+    given = example(3, 7, seed=1)
+    arrays = {name: array_of(tensor) for name, tensor in given.items()}
+    with torch.no_grad():
+        return evaluate(imported.graph, arrays, imported.tensors), AllCases()(given)
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_like_torch(name: str, results: tuple[dict[str, np.ndarray], dict[str, Tensor]]) -> None:
+    found, wanted = results[0][name], array_of(results[1][name])
+    assert found.dtype == wanted.dtype
+    assert found.shape == wanted.shape
+    if wanted.dtype.kind in "iub":
+        np.testing.assert_array_equal(found, wanted)
+    else:
+        tolerance = 1e-2 if wanted.dtype.itemsize == 2 else 1e-5
+        found, wanted = found.astype(np.float32), wanted.astype(np.float32)
+        np.testing.assert_allclose(found, wanted, tolerance, tolerance)
+
+
+def test_every_entry_is_used(imported: Imported, looked_up: set[str]) -> None:
+    assert imported.kind == "module"
+    assert set(TABLE) - looked_up == set()
+
+
+def test_text_form(imported: Imported) -> None:
+    assert parse(render(imported.graph)) is imported.graph
+
+
+def test_detach_is_kept(imported: Imported) -> None:
+    """A straight-through estimator is stripped by its mark: the mark must survive."""
+    outputs = dict(imported.graph.outputs)
+    assert "detach" in {op.mnemonic for v in (outputs["detach"],) for op in _behind(v)}
+
+
+def _behind(value: object) -> list[object]:
+    seen: list[object] = []
+    stack = [value]
+    while stack:
+        op = stack.pop()
+        seen.append(op)
+        stack += op.operands
+    return seen
+
+
+def test_unknown_operation_says_where() -> None:
+    class Inner(nn.Module):
+        def forward(self, x: Tensor) -> Tensor:
+            return torch.linalg.qr(x)[0]
+
+    class Outer(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.block = Inner()
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.block(x)
+
+    with pytest.raises(MmcError, match=r"linalg_qr.* has no translation") as caught:
+        import_module(Outer(), (torch.randn(3, 3),))
+    assert "block, test_aten.py:" in caught.value.where
+    assert "aten.py" in caught.value.hint
