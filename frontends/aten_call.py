@@ -51,7 +51,7 @@ class Call:
 
 
 Translate = Callable[..., Results]
-"""(call, *arguments in the order of torch's schema, defaults filled in) -> the result or results."""
+"""Takes (call, *arguments in the order of torch's schema, defaults filled in)."""
 
 
 def cast(x: Value, dtype: DType) -> Value:

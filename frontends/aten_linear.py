@@ -34,7 +34,7 @@ def _linear(call: Call, x: Value, w: Value, bias: Value | None = None) -> Value:
 
 
 def product(x: Value, y: Value) -> Value:
-    """x @ y for two matrices or stacks of them; a layer's own matrix makes it `linear`."""
+    """Multiply two matrices or stacks of them; a layer's own matrix makes it `linear`."""
     if y.type.rank == 2 and isinstance(y, Permute):
         return Linear(x, y.x)
     stored = y.x if isinstance(y, p.Cast) else y
@@ -53,7 +53,7 @@ def _matmul(call: Call, x: Value, y: Value) -> Value:
 def _addmm(
     call: Call, bias: Value, x: Value, y: Value, beta: Operand = 1, alpha: Operand = 1
 ) -> Value:
-    """beta * bias + alpha * (x @ y)."""
+    """Returns beta * bias + alpha * (x @ y)."""
     made = product(x, y)
     if beta == alpha == 1 and isinstance(made, Linear) and bias.type.shape == made.type.shape[-1:]:
         return Linear(made.x, made.w, bias)
@@ -181,5 +181,3 @@ TABLE: dict[str, Translate] = {
     "mmc.causal_conv": _causal_conv,
     "mmc.conv_window": lambda call, x, state, lengths: ConvWindow(x, state, lengths),
 }
-
-

@@ -86,6 +86,12 @@ def _floor_divide(call: Call, x: Operand, y: Operand) -> Value:
     return _div(call, x, y, "floor")
 
 
+def _remainder(call: Call, x: Operand, y: Operand) -> Value:
+    """Of the division towards minus infinity: it has the sign of y."""
+    x, y = call.operand(x), call.operand(y)
+    return p.Sub(x, p.Mul(_div(call, x, y, "floor"), y))
+
+
 POWERS: dict[float, Callable[[Value], Value]] = {
     0.5: p.Sqrt,
     -0.5: p.Rsqrt,
@@ -102,9 +108,7 @@ def _pow(call: Call, x: Operand, y: Operand) -> Value:
     return p.Pow(call.operand(x), call.operand(y))
 
 
-def _clamp(
-    call: Call, x: Value, low: float | None = None, high: float | None = None
-) -> Value:
+def _clamp(call: Call, x: Value, low: float | None = None, high: float | None = None) -> Value:
     kind = float if call.dtype.is_float else int
     bounds = (None if bound is None else kind(bound) for bound in (low, high))
     return p.Clamp(call.operand(x), *bounds)
@@ -256,6 +260,7 @@ OTHER: dict[str, Translate] = {
     "logaddexp": _logaddexp,
     "masked_fill": _masked_fill,
     "pow": _pow,
+    "remainder": _remainder,
     "rsub": _rsub,
     "softplus": _softplus,
     "sub": _sub,

@@ -32,7 +32,9 @@ def _over(op: ReduceAxis, x: Value, axes: Axes, keepdims: bool) -> Value:
 def _reduce(op: ReduceAxis) -> Translate:
     """Computed in the element type of the result."""
 
-    def translate(call: Call, x: Value, axes: Axes = None, keepdims: bool = False, *_: Any) -> Value:
+    def translate(
+        call: Call, x: Value, axes: Axes = None, keepdims: bool = False, *_: Any
+    ) -> Value:
         return _over(op, call.operand(x), axes, keepdims)
 
     return translate
@@ -95,7 +97,7 @@ def _variance(
     call: Call, x: Value, axes: Axes = None, correction: float | None = None, keepdims: bool = False
 ) -> Value:
     """The mean squared distance from the mean, over n - correction elements."""
-    axes = list(range(x.type.rank)) if not axes else axes
+    axes = axes or list(range(x.type.rank))
     centred = p.Sub(x, _over(r.Mean, x, axes, True))
     spread = _over(r.Mean, p.Square(centred), axes, keepdims)
     less = 1 if correction is None else correction

@@ -197,7 +197,7 @@ def _copy(call: Call, x: Value, source: Value, *_: Any) -> Value:
 
 
 def _put(x: Value, source: Value, axis: int, start: Dim) -> Value:
-    """x with `source` in place of the elements of one axis from `start` on."""
+    """Put `source` in place of the elements of one axis from `start` on."""
     size, length = x.type.shape[axis], source.type.shape[axis]
     after = start + length
     parts = [cut(x, axis, 0, start), source, cut(x, axis, after, size - after)]
@@ -258,7 +258,7 @@ def _arange(call: Call, start: Operand, step: Operand = 1) -> Value:
 
 
 def _triangle(keep: type[p.Comparison]) -> Translate:
-    """triu and tril: compare the column with the row."""
+    """For triu and tril: compare the column with the row."""
 
     def translate(call: Call, x: Value, diagonal: int = 0) -> Value:
         rows, columns = call.shape[-2:]
@@ -269,7 +269,7 @@ def _triangle(keep: type[p.Comparison]) -> Translate:
 
 
 RESHAPES = (
-    "view reshape _unsafe_view _reshape_alias flatten unflatten unsqueeze squeeze view_as "
+    "view reshape _unsafe_view flatten unflatten unsqueeze squeeze view_as "
     "reshape_as atleast_1d atleast_2d"
 )
 EXPANDS = "expand expand_as broadcast_to"

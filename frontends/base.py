@@ -29,8 +29,8 @@ class Stored:
 class Imported:
     """A model in the IR.
 
-    kind: "causal_lm" takes (ids i64[B, T], lengths i64[B], states) and returns logits f32[B, T, V] and
-        the states; "module" takes and returns whatever was traced.
+    kind: "causal_lm" takes (ids i64[B, T], lengths i64[B], states) and returns logits f32[B, T, V]
+        and the states; "module" takes and returns whatever was traced.
     config: the model's own configuration, as found.
     tokenizer: the tokenizer.json, where there is one.
     source: the file, folder or class that it comes from.

@@ -84,7 +84,7 @@ def read_json(path: Path) -> dict[str, Any]:
 
 
 def read_store(path: Path) -> dict[str, Stored]:
-    """Every tensor of model.safetensors, or of the shards that model.safetensors.index.json lists."""
+    """Every tensor of model.safetensors, or of the shards that its index lists."""
     single, index = path / "model.safetensors", path / "model.safetensors.index.json"
     if index.is_file():
         return _read_shards(path, index)
@@ -105,8 +105,14 @@ def _read_shards(folder: Path, index: Path) -> dict[str, Stored]:
     shards: dict[str, dict[str, Stored]] = {}
     store: dict[str, Stored] = {}
     for name, file in weight_map.items():
-        if not isinstance(file, str) or file != Path(file).name or not file.endswith(".safetensors"):
-            raise MmcError(f"tensor {name!r} is said to lie in {file!r}: not a plain file name", str(index))
+        if (
+            not isinstance(file, str)
+            or file != Path(file).name
+            or not file.endswith(".safetensors")
+        ):
+            raise MmcError(
+                f"tensor {name!r} is said to lie in {file!r}: not a plain file name", str(index)
+            )
         if file not in shards:
             if not (folder / file).is_file():
                 raise MmcError("the shard is missing", str(folder / file))

@@ -82,7 +82,9 @@ class Walk:
         except MmcError as error:
             if error.where:
                 raise
-            raise MmcError(f"operation {node.target}: {error.what}", str(where), error.hint) from error
+            raise MmcError(
+                f"operation {node.target}: {error.what}", str(where), error.hint
+            ) from error
 
     def _translate(self, node: fx.Node, where: Origin) -> Any:
         target = node.target
@@ -113,7 +115,9 @@ class Walk:
         tensors = promised if isinstance(promised, list | tuple) else [promised]
         return tuple(self._sizes.tensor(t) for t in tensors if isinstance(t, torch.Tensor))
 
-    def _check(self, node: fx.Node, made: Sequence[Value | None], promised: Sequence[TensorType]) -> None:
+    def _check(
+        self, node: fx.Node, made: Sequence[Value | None], promised: Sequence[TensorType]
+    ) -> None:
         for value, wanted in zip(made, promised, strict=True):
             if value is not None and value.type != wanted:
                 raise MmcError(f"operation {node.target} became {value.type}, not {wanted}")
@@ -177,14 +181,18 @@ def _front_axis(x: Value) -> int:
 @lru_cache(maxsize=4096)
 def _parameters(target: torch._ops.OpOverload) -> tuple[tuple[str, Any], ...]:
     schema = target._schema
-    return tuple((a.name, a.default_value if a.has_default_value() else None) for a in schema.arguments)
+    return tuple(
+        (a.name, a.default_value if a.has_default_value() else None) for a in schema.arguments
+    )
 
 
 def origin_of(node: fx.Node, within: Origin | None = None) -> Origin:
     """The module path and the user's own source line behind a node."""
     stack = list(node.meta.get("nn_module_stack", {}).values())
     known = bool(stack) and not stack[-1][0].startswith("_empty_nn_module_stack")
-    path = stack[-1][0] if known else within.path if within else ""
+    path = within.path if within else "main"
+    if known:  # the outermost module has no path: its class stands for it
+        path = stack[-1][0] or str(stack[-1][1]).rpartition(".")[2]
     frames = [f for f in _FRAME.findall(node.meta.get("stack_trace") or "") if _is_user(f[0])]
     if not frames:
         return Origin(path, within.line if within else "")
@@ -216,5 +224,3 @@ def operations(module: fx.GraphModule) -> list[fx.Node]:
     """Every call in the graph and its nested graphs."""
     graphs = [m for m in module.modules() if isinstance(m, fx.GraphModule)]
     return [node for m in graphs for node in m.graph.nodes if node.op == "call_function"]
-
-

@@ -1,6 +1,6 @@
 """Safetensors files, memory-mapped: the header is checked before a byte of a tensor is believed.
 
-The format: u64 little-endian header length, JSON header {name: {dtype, shape, data_offsets}}, bytes.
+The format: u64 little-endian length of the header, JSON {name: {dtype, shape, data_offsets}}, bytes
 (https://github.com/huggingface/safetensors)
 """
 
@@ -122,7 +122,9 @@ class _Loader:
         shape = tuple(int(str(d)) for d in entry.type.shape)
         if entry.begin == entry.end:
             return np.zeros(shape, entry.type.dtype.numpy)
-        raw = np.memmap(self.path, np.uint8, "r", self.start + entry.begin, (entry.end - entry.begin,))
+        raw = np.memmap(
+            self.path, np.uint8, "r", self.start + entry.begin, (entry.end - entry.begin,)
+        )
         # A plain view: np.memmap as a class slows every later slice down.
         array = raw.view(np.ndarray).view(entry.type.dtype.numpy).reshape(shape)
         if not self.checked and entry.type.dtype.is_float:

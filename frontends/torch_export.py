@@ -8,12 +8,14 @@ costs more than the first trace.
 from __future__ import annotations
 
 import inspect
+import re
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 import torch
+from torch._decomp import get_decompositions
 from torch.export import ExportedProgram
 from torch.export.graph_signature import ConstantArgument, InputKind, InputSpec, OutputKind
 from torch.utils import _pytree as pytree
@@ -51,7 +53,9 @@ def import_module(
     weights: where the parameters' values lie; by default in the module itself.
     Raises MmcError where torch cannot trace the module or an operation has no translation.
     """
-    source = "an exported program" if isinstance(module, ExportedProgram) else type(module).__qualname__
+    source = (
+        "an exported program" if isinstance(module, ExportedProgram) else type(module).__qualname__
+    )
     with warnings.catch_warnings(), torch.no_grad():
         warnings.simplefilter("ignore")  # torch's own deprecations: nothing that a user can act on
         names = {}
@@ -65,7 +69,9 @@ def import_module(
     return importer.run(name, source, input_names, output_names)
 
 
-def _export(module: torch.nn.Module, inputs: tuple[Any, ...], dynamic_shapes: Any) -> ExportedProgram:
+def _export(
+    module: torch.nn.Module, inputs: tuple[Any, ...], dynamic_shapes: Any
+) -> ExportedProgram:
     try:
         return torch.export.export(module, inputs, dynamic_shapes=dynamic_shapes, strict=False)
     except Exception as error:  # whatever the user's own forward raises comes out here
@@ -82,9 +88,11 @@ def _lowered(program: ExportedProgram) -> ExportedProgram:
     if any(_writes(node.target) for node in operations(program.graph_module)):
         program = program.run_decompositions({})
     if unknown := unknown_operations(program.graph_module):
+        # First torch's list for composite operations, then what it would do to core ones.
         known = torch.export.default_decompositions()
-        if table := {op: known[op] for op in unknown if op in known}:
-            program = program.run_decompositions(table)
+        table = {op: known[op] for op in unknown if op in known}
+        table = {**get_decompositions([op for op in unknown if op not in table]), **table}
+        program = program.run_decompositions(table) if table else program
     return program
 
 
@@ -129,7 +137,9 @@ def _dims(example: Any, spec: Any) -> Iterator[Mapping[int, Any]]:
 class _Importer:
     """Placeholders to inputs, weights and constants; then the walk; then names for the outputs."""
 
-    def __init__(self, program: ExportedProgram, sizes: Sizes, weights: Mapping[str, Stored]) -> None:
+    def __init__(
+        self, program: ExportedProgram, sizes: Sizes, weights: Mapping[str, Stored]
+    ) -> None:
         self._program, self._sizes, self._stored = program, sizes, weights
         self._tensors = Tensors()
         self._weights: dict[str, Weight] = {}
@@ -144,7 +154,9 @@ class _Importer:
         specs = self._program.graph_signature.input_specs
         nodes = [n for n in self._program.graph.nodes if n.op == "placeholder"]
         names = iter(input_names) if input_names is not None else None
-        given = [self._given(s, n.meta.get("val"), names) for s, n in zip(specs, nodes, strict=True)]
+        given = [
+            self._given(s, n.meta.get("val"), names) for s, n in zip(specs, nodes, strict=True)
+        ]
         made = Walk(self._program.graph_module, self._sizes).run(given)
         inputs = [value for value in given if isinstance(value, Input)]
         graph = graph_of(name, self._outputs(made, inputs, output_names), inputs)
@@ -184,7 +196,11 @@ class _Importer:
 
     def _content(self, target: str) -> torch.Tensor:
         program = self._program
-        return program.state_dict[target] if target in program.state_dict else program.constants[target]
+        return (
+            program.state_dict[target]
+            if target in program.state_dict
+            else program.constants[target]
+        )
 
     def _in_module(self, target: str) -> Stored | Constant:
         content = self._content(target)
@@ -224,7 +240,7 @@ class _Importer:
         if spec is None or spec.num_leaves != count or spec.type is not dict:
             return [f"out{i}" for i in range(count)]
         leaves, _ = pytree.tree_flatten_with_path(pytree.tree_unflatten(list(range(count)), spec))
-        return [".".join(_key(key) for key in path) for path, _ in leaves]
+        return [re.sub(r"[^\w.]", "_", ".".join(map(_key, path))) for path, _ in leaves]
 
 
 def _key(key: Any) -> str:

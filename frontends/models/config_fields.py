@@ -64,7 +64,9 @@ class ConfigFields:
         found: list[int] = []
         for token in ids:
             if not isinstance(token, int) or isinstance(token, bool) or token < 0:
-                raise MmcError(f"{key!r} is {value!r}, not a token id or a list of them", self.source)
+                raise MmcError(
+                    f"{key!r} is {value!r}, not a token id or a list of them", self.source
+                )
             found.append(token)
         return tuple(found)
 

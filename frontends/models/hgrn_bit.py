@@ -1,8 +1,8 @@
 """The MatMul-free language model as released: MLGRU token mixing, ternary GLU (arXiv:2406.02528).
 
 Written after the released code (github.com/ridgerchu/matmulfreellm, mmfreelm/layers/hgrn_bit.py and
-mmfreelm/models/hgrn_bit/modeling_hgrn_bit.py), which is not the paper's equation for the output gate:
-GATE_ORDERS lists the forms.  State goes in and comes out; sequences are padded on the right.
+mmfreelm/models/hgrn_bit/modeling_hgrn_bit.py), whose output gate is not the paper's: GATE_ORDERS
+lists the forms.  State goes in and comes out; sequences are padded on the right.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ GATE_ORDERS = ("released", "hgrn", "paper")
 
 @dataclass(frozen=True)
 class HgrnBitConfig:
-    """The keys of config.json; the last three are ours, with the released code's behaviour as default."""
+    """The keys of config.json; the last three are ours, by default as in the released code."""
 
     vocab_size: int
     hidden_size: int
@@ -80,8 +80,9 @@ class HgrnBitConfig:
     def _refuse_impossible(self, source: str) -> None:
         if self.hidden_size % self.num_heads:
             raise MmcError(
-                f"'hidden_size' {self.hidden_size} is not divisible by 'num_heads' {self.num_heads}",
+                f"'hidden_size' is {self.hidden_size}, not a multiple of 'num_heads'",
                 source,
+                f"'num_heads' is {self.num_heads}",
             )
         if self.use_lower_bound and self.expand_ratio != 1:
             raise MmcError(
@@ -101,7 +102,7 @@ def _intermediate_size(fields: ConfigFields, hidden: int) -> int:
 
 @dataclass(frozen=True)
 class Build:
-    """What every part of the model is built from.  storage: by parameter name; floats if not named."""
+    """What every part is built from.  storage: by parameter name; floats where it names none."""
 
     config: HgrnBitConfig
     storage: Mapping[str, Storage]
@@ -124,7 +125,7 @@ class ShortConv(nn.Module):
 
 
 def _step(h: Tensor, f: Tensor, i: Tensor) -> tuple[Tensor, Tensor]:
-    """Arguments as torch's scan passes them: carry, slices.  It wants results that share no memory."""
+    """Carry and slices, as torch's scan passes them; it wants results that share no memory."""
     h = f * h + i
     return h, h.clone()
 
@@ -260,7 +261,7 @@ class Trunk(nn.Module):
 class HgrnBitForCausalLM(nn.Module):
     """(ids i64[B, T], lengths i64[B], *states) -> (logits f32[B, T, V], *new states).
 
-    Positions from lengths[b] on are padding: they change no state.  `state_shapes` lists the states.
+    Positions from lengths[b] on are padding: they change no state.  `state_shapes` names the states.
     """
 
     def __init__(self, config: HgrnBitConfig, storage: Mapping[str, Storage] | None = None) -> None:

@@ -89,7 +89,7 @@ def _packed_form(config: Mapping[str, object], source: str) -> Storage:
 def matched(
     module: torch.nn.Module, store: Store, config: HgrnBitConfig, where: str
 ) -> dict[str, Stored]:
-    """A stored tensor for each parameter; raises MmcError for one missing, unexpected or misshapen."""
+    """A stored tensor for each parameter; MmcError for a missing, unexpected or misshapen one."""
     wanted = module.state_dict(keep_vars=True)
     found: dict[str, Stored] = {}
     for name, tensor in wanted.items():

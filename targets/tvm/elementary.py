@@ -12,6 +12,7 @@ import math
 from collections.abc import Sequence
 from typing import Any, TypeAlias
 
+from tvm import ir, tirx
 from tvm.script.ir_builder import tirx as T
 
 Vector: TypeAlias = Any
@@ -27,6 +28,25 @@ def dtype_of(x: Vector) -> tuple[str, int]:
 def spread(x: Vector, lanes: int) -> Vector:
     """Repeat a number over the lanes."""
     return x if lanes == 1 else T.broadcast(x, lanes)
+
+
+def hold(x: Vector) -> Vector:
+    """Compute `x` here and give it a name.
+
+    The name is that of a variable in memory, which LLVM keeps in a register: TVM would put the
+    value of a pure binding in the place of each of its uses, and grow an expression exponentially.
+    """
+    if isinstance(x, ir.Var | tirx.IntImm | tirx.FloatImm):
+        return x
+    if isinstance(x, ir.expr.TensorLoad):
+        return T.Bind(x)
+    if isinstance(x, tirx.Broadcast) and hold(x.value).same_as(x.value):
+        return x
+    if dtype_of(x)[0] == "bool":
+        return T.Bind(x)
+    variable = T.alloc_buffer((1,), str(x.ty))
+    T.buffer_store(variable, x, [0])
+    return T.Bind(variable[0])
 
 
 def number(value: float | int | bool, dtype: str, lanes: int = 1) -> Vector:
@@ -73,9 +93,9 @@ def magnitude(x: Vector) -> Vector:
 def clamp(x: Vector, low: float | int | None, high: float | int | None) -> Vector:
     """min(max(x, low), high); what is not a number stays so."""
     if low is not None:
-        x = T.Bind(T.Select(x < like(x, low), like(x, low), x))
+        x = hold(T.Select(x < like(x, low), like(x, low), x))
     if high is not None:
-        x = T.Bind(T.Select(x > like(x, high), like(x, high), x))
+        x = hold(T.Select(x > like(x, high), like(x, high), x))
     return x
 
 
@@ -94,16 +114,16 @@ def exp(x: Vector) -> Vector:
     in two pieces (Cody and Waite); the polynomial is that of Cephes' expf.
     """
     bounded = clamp(x, -104.0, 89.0)
-    n = T.Bind(T.nearbyint(bounded * like(x, math.log2(math.e))))
-    r = T.Bind(bounded - n * like(x, 0.693359375) - n * like(x, -2.12194440e-4))
+    n = hold(T.nearbyint(bounded * like(x, math.log2(math.e))))
+    r = hold(bounded - n * like(x, 0.693359375) - n * like(x, -2.12194440e-4))
     tail = polynomial(
         r,
         (1.9875691500e-4, 1.3981999507e-3, 8.3334519073e-3, 4.1665795894e-2, 1.6666665459e-1, 0.5),
     )
-    mantissa = T.Bind(tail * r * r + r + like(r, 1.0))
-    whole = T.Bind(convert(n, "int32"))
-    half = T.Bind(T.shift_right(whole, like(whole, 1)))
-    return T.Bind(mantissa * _power_of_two(half) * _power_of_two(whole - half))
+    mantissa = hold(tail * r * r + r + like(r, 1.0))
+    whole = hold(convert(n, "int32"))
+    half = hold(T.shift_right(whole, like(whole, 1)))
+    return hold(mantissa * _power_of_two(half) * _power_of_two(whole - half))
 
 
 def _power_of_two(n: Vector) -> Vector:
@@ -112,20 +132,20 @@ def _power_of_two(n: Vector) -> Vector:
 
 def sigmoid(x: Vector) -> Vector:
     """1 / (1 + e^-x): e^-x may be infinite, the result is then 0."""
-    return T.Bind(like(x, 1.0) / (like(x, 1.0) + exp(like(x, 0.0) - x)))
+    return hold(like(x, 1.0) / (like(x, 1.0) + exp(like(x, 0.0) - x)))
 
 
 def silu(x: Vector) -> Vector:
     """x / (1 + e^-x)."""
-    return T.Bind(x / (like(x, 1.0) + exp(like(x, 0.0) - x)))
+    return hold(x / (like(x, 1.0) + exp(like(x, 0.0) - x)))
 
 
 def tanh(x: Vector) -> Vector:
     """Near 0 an odd polynomial (Cephes' tanhf), elsewhere 1 - 2 / (e^2|x| + 1) with the sign of x."""
-    size = T.Bind(magnitude(x))
+    size = hold(magnitude(x))
     far = like(x, 1.0) - like(x, 2.0) / (exp(size + size) + like(x, 1.0))
     far = T.Select(x < like(x, 0.0), like(x, 0.0) - far, far)
-    square = T.Bind(x * x)
+    square = hold(x * x)
     tail = polynomial(
         square,
         (
@@ -136,15 +156,15 @@ def tanh(x: Vector) -> Vector:
             -3.33332819422e-1,
         ),
     )
-    return T.Bind(T.Select(size < like(x, 0.625), tail * square * x + x, far))
+    return hold(T.Select(size < like(x, 0.625), tail * square * x + x, far))
 
 
 def softplus(x: Vector) -> Vector:
     """max(x, 0) + ln(1 + e^-|x|)."""
     decayed = exp(like(x, 0.0) - magnitude(x))
     # ln(1 + u) = u * ln(1 + u) / ((1 + u) - 1) makes up for the rounding of 1 + u (Kahan).
-    grown = T.Bind(like(x, 1.0) + decayed)
-    lost = T.Bind(grown - like(x, 1.0))
+    grown = hold(like(x, 1.0) + decayed)
+    lost = hold(grown - like(x, 1.0))
     exact = decayed * T.log(grown) / T.Select(lost == like(x, 0.0), like(x, 1.0), lost)
     return T.max(x, like(x, 0.0)) + T.Select(lost == like(x, 0.0), decayed, exact)
 
@@ -152,15 +172,15 @@ def softplus(x: Vector) -> Vector:
 def round_to(x: Vector, mode: str) -> Vector:
     """The nearest integer; `mode` says where halves go."""
     if mode == "half_even":
-        return T.Bind(T.nearbyint(x))
+        return hold(T.nearbyint(x))
     if mode == "half_up":
-        below = T.Bind(T.floor(x))
+        below = hold(T.floor(x))
         step = T.Select(x - below >= like(x, 0.5), like(x, 1.0), like(x, 0.0))
-        return T.Bind(below + step)
+        return hold(below + step)
     # 0.49999997, the float below one half: adding a half would carry 0.49999997 itself to 1.
     sign = bits(x, "int32") & like(bits(x, "int32"), -0x80000000)
     nudge = bits(sign | like(sign, 0x3EFFFFFF), "float32")
-    return T.Bind(T.trunc(x + nudge))
+    return hold(T.trunc(x + nudge))
 
 
 def widen_bf16(x: Vector) -> Vector:
@@ -171,7 +191,7 @@ def widen_bf16(x: Vector) -> Vector:
 
 def narrow_bf16(x: Vector) -> Vector:
     """Round float32 to bfloat16, halves to even; the result is uint16."""
-    raw = T.Bind(bits(x, "uint32"))
+    raw = hold(bits(x, "uint32"))
     odd = T.shift_right(raw, like(raw, 16)) & like(raw, 1)
     rounded = T.shift_right(raw + like(raw, 0x7FFF) + odd, like(raw, 16))
     quiet = T.shift_right(raw, like(raw, 16)) | like(raw, 0x40)
@@ -180,14 +200,14 @@ def narrow_bf16(x: Vector) -> Vector:
 
 def widen_f16(x: Vector) -> Vector:
     """The float32 that a float16, given as uint16, stands for, without a conversion instruction."""
-    wide = T.Bind(convert(x, "uint32"))
-    size = T.Bind(wide & like(wide, 0x7FFF))
+    wide = hold(convert(x, "uint32"))
+    size = hold(wide & like(wide, 0x7FFF))
     scaled = bits(T.shift_left(size, like(wide, 13)), "float32")
     finite = bits(scaled * like(scaled, 2.0**112), "uint32")
     special = T.shift_left(size, like(wide, 13)) | like(wide, 0x7F800000)
     sign = T.shift_left(wide & like(wide, 0x8000), like(wide, 16))
     magnitude_bits = T.Select(size >= like(wide, 0x7C00), special, finite)
-    return T.Bind(bits(magnitude_bits | sign, "float32"))
+    return hold(bits(magnitude_bits | sign, "float32"))
 
 
 def narrow_f16(x: Vector) -> Vector:
@@ -195,8 +215,8 @@ def narrow_f16(x: Vector) -> Vector:
 
     Normal results round in integers; for subnormal ones adding 0.5 puts their last bit last.
     """
-    raw = T.Bind(bits(x, "uint32"))
-    size = T.Bind(raw & like(raw, 0x7FFFFFFF))
+    raw = hold(bits(x, "uint32"))
+    size = hold(raw & like(raw, 0x7FFFFFFF))
     odd = T.shift_right(size, like(raw, 13)) & like(raw, 1)
     normal = T.shift_right(size - like(raw, 112 << 23) + like(raw, 0xFFF) + odd, like(raw, 13))
     tiny = bits(bits(size, "float32") + like(x, 0.5), "uint32") - like(raw, 0x3F000000)

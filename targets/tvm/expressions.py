@@ -28,7 +28,7 @@ from mmc.ir.ops.shape import (
 from mmc.ir.ops.source import Constant, Iota
 from mmc.ir.types import DType, Shape, TensorType
 from mmc.targets.tvm import elementary, pointwise
-from mmc.targets.tvm.elementary import Vector, number, spread
+from mmc.targets.tvm.elementary import Vector, hold, number, spread
 from mmc.targets.tvm.memory import (
     COMPUTED, Place, Symbols, as_expression, is_one, narrow, ravel, size_of, unravel, widen,
 )  # fmt: skip
@@ -96,7 +96,7 @@ class Elements:
         for scope in self._scopes:
             if key in scope:
                 return scope[key][0]
-        made = T.Bind(self._evaluate(value, index))
+        made = hold(self._evaluate(value, index))
         self._scopes[-1][key] = made, index  # the index lives on, so that its identity is not reused
         return made
 
@@ -126,7 +126,7 @@ def _identity(axis: Any) -> Any:
 
 def _rounded(x: Vector, dtype: DType) -> Vector:
     """bf16 and f16 are computed in float32; each result is rounded as if it were not."""
-    return T.Bind(widen(narrow(x, dtype), dtype) if dtype in (DType.BF16, DType.F16) else x)
+    return hold(widen(narrow(x, dtype), dtype) if dtype in (DType.BF16, DType.F16) else x)
 
 
 def serial(extent: Any) -> Any:
@@ -147,11 +147,11 @@ def lane_total(x: Vector, combine: Callable[[Vector, Vector], Vector]) -> Vector
     while lanes > 4:
         lanes //= 2
         half = f"{dtype}x{lanes}"
-        x = T.Bind(combine(T.vectorlow(half, x), T.vectorhigh(half, x)))
+        x = hold(combine(T.vectorlow(half, x), T.vectorhigh(half, x)))
     quarter = T.alloc_buffer((4,), dtype)
     T.buffer_store(quarter, x, [T.ramp(0, 1, 4)])
     pairs = combine(quarter[0], quarter[2]), combine(quarter[1], quarter[3])
-    return T.Bind(combine(*pairs))
+    return hold(combine(*pairs))
 
 
 # Moving elements.
@@ -212,7 +212,7 @@ def _concat(e: Elements, op: Concat, index: Index) -> Vector:
         axes = (*index.axes[:axis], where, *index.axes[axis + 1 :])
         found = e.at(part, Index(axes, index.lanes, stays))
         made = found if made is None else T.Select(as_expression(position) >= start, found, made)
-    return T.Bind(made)
+    return hold(made)
 
 
 def _starts(sizes: list[Any]) -> list[Any]:
@@ -230,7 +230,7 @@ def _pad(e: Elements, op: Pad, index: Index) -> Vector:
     stays = index.in_row and axis == op.type.rank - 1
     found = e.at(op.x, Index(axes, index.lanes, stays))
     inside = T.And(position >= 0, position < size)
-    return T.Bind(T.Select(inside, found, elementary.like(found, op.value)))
+    return hold(T.Select(inside, found, elementary.like(found, op.value)))
 
 
 def _gather(e: Elements, op: Gather, index: Index) -> Vector:
@@ -255,7 +255,7 @@ def _past(e: Elements, op: CausalConv | ConvWindow, index: Index) -> Vector:
     if before == 0:
         return x
     state = e.at(op.state, Index((batch, _within(position, before), column), index.lanes))
-    return T.Bind(T.Select(as_expression(position) < before, state, x))
+    return hold(T.Select(as_expression(position) < before, state, x))
 
 
 def _causal_conv(e: Elements, op: CausalConv, index: Index) -> Vector:
@@ -374,7 +374,7 @@ class Fold:
             self.where = register("int64", lanes, number(0, "int64", lanes))
 
     def add(self, x: Vector, position: Any) -> None:
-        x = T.Bind(elementary.convert(x, self.dtype))
+        x = hold(elementary.convert(x, self.dtype))
         if isinstance(self.op, RmsStatistic):
             x = x * x
         if isinstance(self.op, ArgMax):
@@ -391,7 +391,7 @@ class Fold:
     def result(self, size: Any) -> Vector:
         """The reduction's result, lane by lane, over `size` elements."""
         total = self.where[0] if isinstance(self.op, ArgMax) else self.total[0]
-        return T.Bind(finish(self.op, total, size))
+        return hold(finish(self.op, total, size))
 
 
 def finish(op: Op, total: Vector, size: Any) -> Vector:

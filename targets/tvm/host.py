@@ -136,8 +136,8 @@ def _as_buffer(variable: tirx.Var, kind: str) -> Any:
 def build(entries: Sequence[Entry], target: tvm.target.Target) -> bytes:
     """Compile the entries and the kernels that they call into one object file.
 
-    Raises ValueError where a call does not fit its kernel, or where an offset is not provably a
-    multiple of `ALIGNMENT`.
+    Raises ValueError where a name is taken twice, where a call does not fit its kernel, and where
+    an offset is not provably a multiple of `ALIGNMENT`.
     """
     symbols: dict[str, tuple[Kernel, ir.GlobalVar]] = {}
     for call in (call for entry in entries for call in entry.calls):
@@ -148,6 +148,8 @@ def build(entries: Sequence[Entry], target: tvm.target.Target) -> bytes:
             raise ValueError(f"two different kernels are named {known.name!r}")
     functions = {symbol: kernel.function for kernel, symbol in symbols.values()}
     for entry in entries:
+        if any(entry.name == symbol.name_hint for symbol in functions):
+            raise ValueError(f"two functions are named {entry.name!r}")
         functions[ir.GlobalVar(entry.name)] = _entry_function(entry, symbols)
     compiled = tvm.compile(tvm.IRModule(functions), target=target, tir_pipeline="tirx")
     with tempfile.TemporaryDirectory() as folder:

@@ -123,7 +123,7 @@ class Place:
         """Read `lanes` columns, the first at the index."""
         stored = STORED[self.type.dtype]
         raw = self.buffer.vload([self.offset(axes)], stored if lanes == 1 else f"{stored}x{lanes}")
-        return T.Bind(widen(raw, self.type.dtype))
+        return elementary.hold(widen(raw, self.type.dtype))
 
     def store(self, axes: Sequence[Any], value: Vector) -> None:
         """Write the lanes of `value`, the first at the index."""

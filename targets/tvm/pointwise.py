@@ -13,7 +13,7 @@ from tvm.script.ir_builder import tirx as T
 from mmc.ir.op import Op
 from mmc.ir.ops import pointwise as ir
 from mmc.targets.tvm import elementary
-from mmc.targets.tvm.elementary import Vector, convert, dtype_of, like
+from mmc.targets.tvm.elementary import Vector, convert, dtype_of, hold, like
 from mmc.targets.tvm.memory import COMPUTED
 
 
@@ -91,8 +91,8 @@ def _gelu(op: ir.Gelu, x: Vector) -> Vector:
     half = like(x, 0.5) * x
     if op.approximate == "tanh":
         inner = like(x, math.sqrt(2 / math.pi)) * (x + like(x, 0.044715) * x * x * x)
-        return half * (like(x, 1.0) + elementary.tanh(T.Bind(inner)))
-    return half * (like(x, 1.0) + _error_function(T.Bind(x * like(x, math.sqrt(0.5)))))
+        return half * (like(x, 1.0) + elementary.tanh(hold(inner)))
+    return half * (like(x, 1.0) + _error_function(hold(x * like(x, math.sqrt(0.5)))))
 
 
 def _equal(_: Op, x: Vector, y: Vector) -> Vector:

@@ -29,6 +29,7 @@ from mmc.ir.ops.reduce import Max
 from mmc.ir.types import Shape, SymbolicDim
 from mmc.targets.tvm import scan
 from mmc.targets.tvm.coverage import unsupported
+from mmc.targets.tvm.elementary import hold
 from mmc.targets.tvm.expressions import (
     LANES, Elements, Fold, Index, Kept, finish, for_columns, lane_total, scratch_type, serial,
 )  # fmt: skip
@@ -276,8 +277,8 @@ class _Columns:
             while len(totals) > 1:
                 paired = [last.combine(a, b) for a, b in zip(totals[::2], totals[1::2])]
                 totals = paired + totals[len(paired) * 2 :]
-            total = last.combine(lane_total(T.Bind(totals[0]), last.combine), last.total[0])
-            self.elements.reduced[op] = T.Bind(finish(op, total, self.size))
+            total = last.combine(lane_total(hold(totals[0]), last.combine), last.total[0])
+            self.elements.reduced[op] = hold(finish(op, total, self.size))
 
 
 def count_of(sizes: Sequence[Any]) -> Any:

@@ -17,7 +17,7 @@ from tvm.script.ir_builder import tirx as T
 
 from mmc.ir.op import Op, Value
 from mmc.ir.ops.recurrence import LinearRecurrence
-from mmc.targets.tvm.elementary import Vector, number
+from mmc.targets.tvm.elementary import Vector, hold, number
 from mmc.targets.tvm.expressions import LANES, Elements, Index, register, serial
 from mmc.targets.tvm.memory import COMPUTED, Place, as_expression, is_one, size_of, unravel
 from mmc.targets.tvm.schedule import Nest
@@ -119,8 +119,8 @@ class _Scan:
     def _next(self, op: Any, h: Any, index: Index) -> Vector:
         if isinstance(op, LinearRecurrence):
             a, b = self.elements.operand(op.a, index), self.elements.operand(op.b, index)
-            made = T.Bind(a * h[0] + b)
+            made = hold(a * h[0] + b)
         else:
-            made = T.Bind(h[0] + self.elements.operand(op.x, index))
+            made = hold(h[0] + self.elements.operand(op.x, index))
         T.buffer_store(h, made, [0])
         return made

@@ -61,9 +61,15 @@ Case = Callable[[Inputs], Tensor]
 FLOAT_UNARY = "abs ceil cos erf exp floor neg reciprocal relu round sgn sigmoid sign silu sin square tanh trunc"
 POSITIVE_UNARY = "log log1p rsqrt sqrt"
 
+
+def _unary(name: str, positive: bool = False) -> Case:
+    op = getattr(aten, name).default
+    return lambda s: op(s.y.abs() if positive else s.y)
+
+
 CASES: dict[str, Case] = {
-    **{name: (lambda s, op=getattr(aten, name).default: op(s.y)) for name in FLOAT_UNARY.split()},
-    **{name: (lambda s, op=getattr(aten, name).default: op(s.y.abs())) for name in POSITIVE_UNARY.split()},
+    **{name: _unary(name) for name in FLOAT_UNARY.split()},
+    **{name: _unary(name, positive=True) for name in POSITIVE_UNARY.split()},
     # arithmetic, and numbers among the operands
     "add": lambda s: s.x + s.row,
     "add_number": lambda s: 3 + s.x,
@@ -83,11 +89,13 @@ CASES: dict[str, Case] = {
     "div_floor": lambda s: torch.div(s.x, s.y, rounding_mode="floor"),
     "div_floor_ints": lambda s: torch.div(s.i - 4, 3, rounding_mode="floor"),
     "div_trunc": lambda s: torch.div(s.x, s.y, rounding_mode="trunc"),
+    "remainder": lambda s: (s.x - 3) % s.y,
+    "remainder_ints": lambda s: (s.i - 4) % 3,
     "floor_divide": lambda s: s.i // 3,
     "number_over_tensor": lambda s: 127 / s.y,
     **{
-        f"pow_{power}": (lambda s, power=power: s.y.abs() ** power)
-        for power in (0.5, -0.5, 1, -1, 2, 3, 1.7)
+        f"power{n}": (lambda s, power=power: s.y.abs() ** power)
+        for n, power in enumerate((0.5, -0.5, 1, -1, 2, 3, 1.7))
     },
     "pow_tensor": lambda s: s.y.abs() ** s.x,
     "pow_number": lambda s: 2**s.x,
@@ -282,24 +290,24 @@ CASES: dict[str, Case] = {
     "attention_bias": lambda s: F.scaled_dot_product_attention(
         s.q, s.q, s.q, attn_mask=torch.ones(6, 6)
     ),
-    "attention_grouped": lambda s: F.scaled_dot_product_attention(
-        s.q, s.k, s.k, enable_gqa=True
-    ),
+    "attention_grouped": lambda s: F.scaled_dot_product_attention(s.q, s.k, s.k, enable_gqa=True),
     "conv1d": lambda s: F.conv1d(s.stack, s.m[:, None, :4], s.row, groups=8),
     "conv1d_causal": lambda s: F.conv1d(s.x.mT, s.m[:, None, :3], padding=2, groups=8)[..., :-2],
-    # not in the table: torch spells them out
-    "einsum": lambda s: torch.einsum("btk,nk->btn", s.x, s.m),
-    "leaky_relu": lambda s: F.leaky_relu(s.x),
-    # written in place
-    "in_place": lambda s: (s.x * 2).clamp_(min=0).add_(1),
-    "assigned": lambda s: _assigned(s.u),
-    "no_grad": lambda s: _without_gradient(s.x),
     # MMC's own
     "round_half_away": lambda s: torch.ops.mmc.round_half_away(torch.round(s.x * 4) / 2),
     "take_position": lambda s: torch.ops.mmc.take_position(s.x, s.i[:, 0] % 3),
     "causal_conv": lambda s: torch.ops.mmc.causal_conv(s.x, s.stack.mT[:, :3], s.m[:, :4]),
     "conv_window": lambda s: torch.ops.mmc.conv_window(s.x, s.stack.mT[:, :3], s.i[:, 0] % 4),
 }
+
+SPELT_OUT: dict[str, Case] = {
+    "einsum": lambda s: torch.einsum("btk,nk->btn", s.x, s.m),
+    "leaky_relu": lambda s: F.leaky_relu(s.x),
+    "in_place": lambda s: (s.x * 2).clamp_(min=0).add_(1),
+    "assigned": lambda s: _assigned(s.u),
+    "no_grad": lambda s: _without_gradient(s.x),
+}
+"""Not in the table, or written in place: torch has to spell them out first."""
 
 
 def _assigned(packed: Tensor) -> Tensor:

@@ -19,7 +19,7 @@ from mmc.frontends.torch_export import import_module
 from mmc.frontends.torch_types import array_of
 from mmc.ir.evaluate import evaluate
 from mmc.ir.text import parse, render
-from tests.frontends.aten_cases import CASES, Inputs, example
+from tests.frontends.aten_cases import CASES, SPELT_OUT, Case, Inputs, example
 
 DYNAMIC = {
     "x": {0: Dim("B", min=1, max=64), 1: Dim("T", min=4, max=64)},
@@ -28,10 +28,42 @@ DYNAMIC = {
 DYNAMIC |= dict.fromkeys(("y", "half", "i", "j", "b"), DYNAMIC["x"])
 
 
-class AllCases(nn.Module):
+class Cases(nn.Module):
+    def __init__(self, cases: dict[str, Case]) -> None:
+        super().__init__()
+        self.cases = cases
+
     def forward(self, given: dict[str, Tensor]) -> dict[str, Tensor]:
         inputs = Inputs(given)
-        return {name: case(inputs) for name, case in CASES.items()}
+        return {name: case(inputs) for name, case in self.cases.items()}
+
+
+def import_cases(cases: dict[str, Case]) -> Imported:
+    given = example(2, 5)
+    shapes = {name: DYNAMIC.get(name) for name in given}
+    return import_module(Cases(cases), (given,), (shapes,), input_names=list(given))
+
+
+Results = tuple[dict[str, np.ndarray], dict[str, Tensor]]
+
+
+def both_results(imported: Imported, cases: dict[str, Case]) -> Results:
+    given = example(3, 7, seed=1)
+    arrays = {name: array_of(tensor) for name, tensor in given.items()}
+    with torch.no_grad():
+        return evaluate(imported.graph, arrays, imported.tensors), Cases(cases)(given)
+
+
+def check(name: str, results: Results) -> None:
+    found, wanted = results[0][name], array_of(results[1][name])
+    assert found.dtype == wanted.dtype
+    assert found.shape == wanted.shape
+    if wanted.dtype.kind in "iub":
+        np.testing.assert_array_equal(found, wanted)
+    else:
+        tolerance = 1e-2 if wanted.dtype.itemsize == 2 else 1e-5
+        found, wanted = found.astype(np.float32), wanted.astype(np.float32)
+        np.testing.assert_allclose(found, wanted, tolerance, tolerance)
 
 
 @pytest.fixture(scope="module")
@@ -45,32 +77,29 @@ def imported(looked_up: set[str]) -> Iterator[Imported]:
         looked_up.add(name if name in TABLE else name.rpartition(".")[0])
         return translation(name)
 
-    given = example(2, 5)
-    shapes = {name: DYNAMIC.get(name) for name in given}
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(fx_graph, "translation", record)
-        yield import_module(AllCases(), (given,), (shapes,), input_names=list(given))
+        yield import_cases(CASES)
 
 
 @pytest.fixture(scope="module")
-def results(imported: Imported) -> tuple[dict[str, np.ndarray], dict[str, Tensor]]:
-    given = example(3, 7, seed=1)
-    arrays = {name: array_of(tensor) for name, tensor in given.items()}
-    with torch.no_grad():
-        return evaluate(imported.graph, arrays, imported.tensors), AllCases()(given)
+def results(imported: Imported) -> Results:
+    return both_results(imported, CASES)
 
 
 @pytest.mark.parametrize("name", CASES)
-def test_like_torch(name: str, results: tuple[dict[str, np.ndarray], dict[str, Tensor]]) -> None:
-    found, wanted = results[0][name], array_of(results[1][name])
-    assert found.dtype == wanted.dtype
-    assert found.shape == wanted.shape
-    if wanted.dtype.kind in "iub":
-        np.testing.assert_array_equal(found, wanted)
-    else:
-        tolerance = 1e-2 if wanted.dtype.itemsize == 2 else 1e-5
-        found, wanted = found.astype(np.float32), wanted.astype(np.float32)
-        np.testing.assert_allclose(found, wanted, tolerance, tolerance)
+def test_like_torch(name: str, results: Results) -> None:
+    check(name, results)
+
+
+@pytest.fixture(scope="module")
+def spelt_out() -> Results:
+    return both_results(import_cases(SPELT_OUT), SPELT_OUT)
+
+
+@pytest.mark.parametrize("name", SPELT_OUT)
+def test_spelt_out_by_torch(name: str, spelt_out: Results) -> None:
+    check(name, spelt_out)
 
 
 def test_every_entry_is_used(imported: Imported, looked_up: set[str]) -> None:

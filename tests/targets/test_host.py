@@ -170,6 +170,12 @@ def test_two_kernels_of_one_name_are_refused() -> None:
         build([Entry("wrong", (WEIGHTS, WORKSPACE), (), tuple(calls))], target())
 
 
+@pytest.mark.parametrize("names", [("same", "same"), ("add_1", "other")])
+def test_two_functions_of_one_name_are_refused(names: tuple[str, str]) -> None:
+    with pytest.raises(ValueError, match=f"two functions are named '{names[0]}'"):
+        build([entry(name, 1) for name in names], target())
+
+
 def test_the_number_of_threads_can_change_at_any_time(code: bytes) -> None:
     allowed = os.sched_getaffinity(0)
     weights, workspace = as_tensor(aligned_zeros(4096)), as_tensor(aligned_zeros(8192))

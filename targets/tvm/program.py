@@ -1,0 +1,119 @@
+# pyright: basic
+# The builder's expressions are TIR, which TVM does not type.
+"""From graphs of kernels to one object file: each distinct kernel once, an entry for each graph.
+
+An entry is `entry(weights, inputs, outputs, workspace, sizes...)`: it calls the kernels of its graph one
+after the other, with pointers into the four arenas of `mmc.targets.tvm.plan`.  The sizes are the symbols
+of the graph by name: the same code runs one token of one sequence and any prompt of any batch.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import tvm
+from tvm.script.ir_builder import tirx as T
+
+from mmc.ir.graph import Graph
+from mmc.ir.op import Value
+from mmc.ir.ops.recurrence import Kernel as KernelOp
+from mmc.ir.ops.source import Weight
+from mmc.ir.ops.ternary import TernaryMatmul
+from mmc.ir.types import Dim, SymbolicDim, static_shape
+from mmc.targets.tvm import rows
+from mmc.targets.tvm.host import Entry, Kernel, KernelCall, Pointer, Tensor, build, size_variable
+from mmc.targets.tvm.memory import size_of
+from mmc.targets.tvm.plan import ALIGNMENT, Location, Plan, root_of
+from mmc.targets.tvm.rowwise import ROWS, flatten_rows
+
+EmitMatmul = Callable[[int, int, str], Kernel]
+"""Makes the kernel of a ternary matmul: rows n, columns k, layout."""
+
+
+def symbols_of(graph: Graph) -> tuple[str, ...]:
+    """The symbols of the graph's inputs, in the order in which an entry takes them."""
+    dims = (dim for op in graph.inputs for dim in op.type.shape)
+    return tuple(sorted({name for dim in dims if isinstance(dim, SymbolicDim) for name in dim.symbols}))
+
+
+@dataclass
+class Program:
+    """Collects the kernels of several entries and builds them together."""
+
+    weights: Mapping[str, int]
+    """The byte offset of each weight in the weights file."""
+    emit_matmul: EmitMatmul
+    kernels: dict[Graph, Kernel] = field(default_factory=dict[Graph, Kernel])
+    entries: list[Entry] = field(default_factory=list[Entry])
+
+    def add(self, plan: Plan) -> None:
+        """Add the entry of a planned graph."""
+        _EntryBuilder(self, plan).write()
+
+    def kernel(self, body: Graph) -> Kernel:
+        """The kernel of a body; equal bodies share one."""
+        if body not in self.kernels:
+            self.kernels[body] = rows.emit(body, f"{body.name}_{len(self.kernels)}")
+        return self.kernels[body]
+
+    def build(self, target: tvm.target.Target) -> bytes:
+        """The object file."""
+        return build(self.entries, target)
+
+
+class _EntryBuilder:
+    def __init__(self, program: Program, plan: Plan) -> None:
+        self.program, self.plan = program, plan
+        self.sizes = {name: size_variable(name) for name in symbols_of(plan.graph)}
+        self.tensors = {"weights": Tensor("weights", 0)}
+        self.offsets: dict[str, list[Any]] = {}
+        for name, arena in plan.arenas.items():
+            starts: list[Any] = [T.int64(0)]
+            for slot in arena.slots:
+                starts.append(starts[-1] + _aligned(size_of(slot, self.sizes)))
+            self.offsets[name] = starts
+            self.tensors[name] = Tensor(name, starts[-1])
+
+    def write(self) -> None:
+        calls = tuple(self._call(op) for op in self.plan.kernels)
+        entry = Entry(self.plan.graph.name, tuple(self.tensors.values()), tuple(self.sizes.values()), calls)
+        self.program.entries.append(entry)
+
+    def _call(self, op: KernelOp) -> KernelCall:
+        flat = flatten_rows(op.body)
+        matmul = _lone_matmul(op.body)
+        if matmul is not None and flat is not None:
+            n, k = static_shape(matmul.w.type.shape)
+            kernel = self.program.emit_matmul(n, k, matmul.w.type.dtype.layout or "")
+            x, w = op.operands
+            given = (self._pointer(w), self._pointer(x), self._pointer(op), self._count(flat[1]))
+            return KernelCall(kernel, given)
+        body, counts = op.body, dict[str, Dim]()
+        if flat is not None:
+            body, counts = flat[0], {ROWS: flat[1]}
+        numbers = (self._count(counts[s]) if s in counts else self.sizes[s] for s in rows.symbols_of(body))
+        pointers = (self._pointer(v) for v in (*op.operands, *op.results))
+        return KernelCall(self.program.kernel(body), (*pointers, *numbers))
+
+    def _pointer(self, value: Value) -> Pointer:
+        root = root_of(value)
+        if isinstance(root, Weight):
+            return self.tensors["weights"].at(self.program.weights[root.name])
+        place: Location = self.plan.locations[root]
+        return self.tensors[place.arena].at(self.offsets[place.arena][place.slot])
+
+    def _count(self, dim: Dim) -> Any:
+        return size_of(dim, self.sizes)
+
+
+def _lone_matmul(body: Graph) -> TernaryMatmul | None:
+    made = [op for op in body if op.operands]
+    return made[0] if len(made) == 1 and isinstance(made[0], TernaryMatmul) else None
+
+
+def _aligned(size: Any) -> Any:
+    if isinstance(size, int):
+        return -(-size // ALIGNMENT) * ALIGNMENT
+    return T.floordiv(size + (ALIGNMENT - 1), T.int64(ALIGNMENT)) * ALIGNMENT
