@@ -5,7 +5,7 @@ from __future__ import annotations
 import operator
 import os
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import lru_cache
 from typing import Any
 
@@ -31,15 +31,27 @@ _INLINED = {"wrap_with_set_grad_enabled": 1, "wrap_with_autocast": 4}
 """Regions that change a mode of torch, and how many arguments come before the region itself."""
 
 
+MakeLayer = Callable[[str, list[Value], list[Value]], list[Value]]
+
+
 class Walk:
     """One traced graph on its way into the IR.
 
     sizes: shared by nested graphs, so that a symbol has one name.
     within: the origin of nodes that know of none, such as those of a scan's body.
+    path: from the model to this graph.  layer: makes the layer at a path, see `mmc.layer`.
     """
 
-    def __init__(self, module: fx.GraphModule, sizes: Sizes, within: Origin | None = None) -> None:
+    def __init__(
+        self,
+        module: fx.GraphModule,
+        sizes: Sizes,
+        within: Origin | None = None,
+        path: str = "",
+        layer: MakeLayer | None = None,
+    ) -> None:
         self._module, self._sizes, self._within = module, sizes, within
+        self._path, self._layer = path, layer
         self._env: dict[fx.Node, Any] = {}
 
     def run(self, given: Sequence[Any]) -> list[Any]:
@@ -73,7 +85,7 @@ class Walk:
             return
         if str(node.target) in DROPPED:
             return
-        where = origin_of(node, self._within)
+        where = origin_of(node, self._within, self._path)
         try:
             with origin(where):
                 self._env[node] = self._translate(node, where)
@@ -92,6 +104,9 @@ class Walk:
             return self._item(*node.args)
         if isinstance(target, torch._ops.HigherOrderOperator):
             return self._region(target.name(), node, where)
+        if str(target) == "mmc.layer.default" and self._layer:
+            through, given, path = self._read(node.args)
+            return self._layer(path, through, given)
         translate = translation(str(target)) if isinstance(target, torch._ops.OpOverload) else None
         if translate is None:
             raise MmcError(
@@ -134,8 +149,11 @@ class Walk:
         if name in _INLINED:
             _, *rest = self._read(node.args)
             body, *given = rest[_INLINED[name] - 1 :]
-            return Walk(body, self._sizes, where).run(given)
+            return self._nested(body, where).run(given)
         raise MmcError(f"operation {name} has no translation", str(where))
+
+    def _nested(self, module: fx.GraphModule, where: Origin) -> Walk:
+        return Walk(module, self._sizes, where, self._path, self._layer)
 
     def _scan(
         self,
@@ -152,7 +170,7 @@ class Walk:
             *(Input(f"x{i}", step) for i, step in enumerate(steps)),
             *(_captured(i, value) for i, value in enumerate(captured)),
         ]
-        made = Walk(module, self._sizes, where).run(given)
+        made = self._nested(module, where).run(given)
         names = [*(f"carry{i}" for i in range(len(init))), *(f"y{i}" for i in range(len(made)))]
         inputs = tuple(value for value in given if isinstance(value, Input))
         body = Graph("step", inputs, tuple(zip(names, made, strict=False)))
@@ -186,13 +204,14 @@ def _parameters(target: torch._ops.OpOverload) -> tuple[tuple[str, Any], ...]:
     )
 
 
-def origin_of(node: fx.Node, within: Origin | None = None) -> Origin:
-    """The module path and the user's own source line behind a node."""
+def origin_of(node: fx.Node, within: Origin | None = None, prefix: str = "") -> Origin:
+    """The module path, which goes on from the prefix, and the user's own source line of a node."""
     stack = list(node.meta.get("nn_module_stack", {}).values())
     known = bool(stack) and not stack[-1][0].startswith("_empty_nn_module_stack")
-    path = within.path if within else "main"
+    path = within.path if within else prefix or "main"
     if known:  # the outermost module has no path: its class stands for it
-        path = stack[-1][0] or str(stack[-1][1]).rpartition(".")[2]
+        path = ".".join(filter(None, (prefix, stack[-1][0])))
+        path = path or str(stack[-1][1]).rpartition(".")[2]
     frames = [f for f in _FRAME.findall(node.meta.get("stack_trace") or "") if _is_user(f[0])]
     if not frames:
         return Origin(path, within.line if within else "")
@@ -217,6 +236,8 @@ def unknown_operations(module: fx.GraphModule) -> dict[torch._ops.OpOverload, fx
 def _is_known(node: fx.Node) -> bool:
     sizes_only = isinstance(node.meta.get("val"), torch.SymInt | int)
     name = str(node.target)
+    if name == "mmc.layer.default":
+        return True
     return sizes_only or name in DROPPED or translation(name) is not None
 
 

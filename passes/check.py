@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 
 from mmc.ir.evaluate import Arrays, evaluate
-from mmc.ir.graph import Graph, Mapped
+from mmc.ir.graph import Graph, Mapped, nested_graphs
 from mmc.ir.op import Op, Value, producer
 from mmc.ir.ops.pointwise import Abs
 from mmc.ir.ops.source import Weight
@@ -114,7 +114,7 @@ class _Run:
     def _tied_values(self, mapped: Mapped, present: set[Op]) -> set[Value]:
         """What quantisers read, where both graphs have it."""
         read = {op.operands[0] for op in self.before if isinstance(op, Abs | Quantizes)}
-        known = {v for v in read if v in mapped and producer(mapped[v]) in present}
+        known = {v for v in read if v in mapped and _is_seen(producer(mapped[v]), present)}
         return {v for v in known if producer(v).operands and v.type.dtype is DType.F32 and v.type.rank >= 2}
 
     def run(self, inputs: Inputs) -> None:
@@ -143,6 +143,11 @@ class _Run:
                 self.check.compare(op, known, new)
             new = known
         return new
+
+
+def _is_seen(maker: Op, present: set[Op]) -> bool:
+    """True where readers get the value from outside: a kernel may compute it and read it inside."""
+    return maker in present and not nested_graphs(maker)
 
 
 def tie(x: np.ndarray) -> np.ndarray:

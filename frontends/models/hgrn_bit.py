@@ -219,11 +219,25 @@ class Layer(nn.Module):
         self.mlp = Glu(build, f"{path}.mlp")
 
     def forward(
-        self, x: Tensor, lengths: Tensor, lower_bound: Tensor | None, state: tuple[Tensor, ...]
-    ) -> tuple[Tensor, list[Tensor]]:
+        self, x: Tensor, lengths: Tensor, lower_bound: Tensor | None, *state: Tensor
+    ) -> tuple[Tensor, ...]:
         mixed, state = self.attn(self.attn_norm(x), lengths, lower_bound, state)
         x = x + mixed
-        return x + self.mlp(self.mlp_norm(x)), state
+        return x + self.mlp(self.mlp_norm(x)), *state
+
+
+class LayerCall(nn.Module):
+    """In the place of a layer whose trace is taken by itself."""
+
+    def __init__(self, path: str) -> None:
+        super().__init__()
+        self.path = path
+
+    def forward(
+        self, x: Tensor, lengths: Tensor, lower_bound: Tensor | None, *state: Tensor
+    ) -> tuple[Tensor, ...]:
+        given = [lengths] if lower_bound is None else [lengths, lower_bound]
+        return tuple(torch.ops.mmc.layer([x, *state], given, self.path))
 
 
 class Trunk(nn.Module):
@@ -245,7 +259,7 @@ class Trunk(nn.Module):
     ) -> tuple[Tensor, list[Tensor]]:
         x, made = self.embeddings(ids), []
         for layer, bound, state in zip(self.layers, self._bounds(), states, strict=True):
-            x, state = layer(x, lengths, bound, state)
+            x, *state = layer(x, lengths, bound, *state)
             made += state
         return self.norm(x), made
 
@@ -261,7 +275,7 @@ class Trunk(nn.Module):
 class HgrnBitForCausalLM(nn.Module):
     """(ids i64[B, T], lengths i64[B], *states) -> (logits f32[B, T, V], *new states).
 
-    Positions from lengths[b] on are padding: they change no state.  `state_shapes` names the states.
+    Positions from lengths[b] on are padding: they change no state.  The states: `state_shapes`.
     """
 
     def __init__(self, config: HgrnBitConfig, storage: Mapping[str, Storage] | None = None) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import replace
 
 import torch
@@ -12,17 +12,19 @@ from torch.export import Dim
 from mmc.errors import MmcError
 from mmc.frontends.base import Imported, Stored
 from mmc.frontends.checkpoint import Checkpoint, Store
+from mmc.frontends.fx_import import Traced, stored_tensor
 from mmc.frontends.models.bit_linear import Storage
 from mmc.frontends.models.config_fields import ConfigFields
-from mmc.frontends.models.hgrn_bit import HgrnBitConfig, HgrnBitForCausalLM
-from mmc.frontends.torch_export import import_module
+from mmc.frontends.models.hgrn_bit import HgrnBitConfig, HgrnBitForCausalLM, LayerCall
+from mmc.frontends.torch_export import import_module, trace
 from mmc.frontends.torch_types import dtype_of
 from mmc.ir.types import DType, TensorType
 
 _UNUSED = re.compile(r"model\.layers\.\d+\.attn\.q_conv1d\.weight")
 """The released code creates it beside i_conv1d and f_conv1d and never reads it."""
 
-LONGEST, WIDEST = 1 << 20, 1 << 16
+B, T = Dim("B", min=1, max=1 << 16), Dim("T", min=1, max=1 << 20)
+BATCH, TIME = 3, 5
 
 
 def load_hgrn_bit(checkpoint: Checkpoint) -> Imported:
@@ -42,24 +44,69 @@ def load_hgrn_bit(checkpoint: Checkpoint) -> Imported:
     )
 
 
-def import_hgrn_bit(module: HgrnBitForCausalLM, weights: Mapping[str, Stored]) -> Imported:
-    """Trace with symbols B and T; states keep their names on both sides."""
-    shapes = module.state_shapes
-    device = next(module.parameters()).device
-    # Sizes that occur nowhere else, so that torch takes no two of them for the same.
-    batch, time = 3, 5
-    ids = torch.zeros((batch, time), dtype=torch.int64, device=device)
-    lengths = torch.ones((batch,), dtype=torch.int64, device=device)
-    states = tuple(torch.zeros((batch, *shape), device=device) for shape in shapes.values())
-    b, t = Dim("B", min=1, max=WIDEST), Dim("T", min=1, max=LONGEST)
-    return import_module(
-        module,
-        (ids, lengths, *states),
-        ({0: b, 1: t}, {0: b}, tuple({0: b} for _ in states)),
-        input_names=("ids", "lengths", *shapes),
-        output_names=("logits", *shapes),
-        weights=weights,
-    )
+def import_hgrn_bit(
+    module: HgrnBitForCausalLM, weights: Mapping[str, Stored] | None = None
+) -> Imported:
+    """Symbols B and T; states keep their names on both sides.  weights: by default the module's.
+
+    Torch needs milliseconds for an operation, so layers that are alike are traced once.
+    """
+    if weights is None:
+        state = module.state_dict(keep_vars=True)
+        weights = {name: stored_tensor(name, tensor) for name, tensor in state.items()}
+    example = Example(module)
+    layers = module.model.layers
+    paths = [f"model.layers.{n}" for n in range(len(layers))]
+    traces = dict(zip(paths, example.trace_layers(layers), strict=True))
+    module.model.layers = torch.nn.ModuleList(map(LayerCall, paths))
+    try:
+        return import_module(
+            module,
+            (example.ids, example.lengths, *example.states(module.state_shapes)),
+            ({0: B, 1: T}, {0: B}, ({0: B},) * len(module.state_shapes)),
+            input_names=("ids", "lengths", *module.state_shapes),
+            output_names=("logits", *module.state_shapes),
+            weights=weights,
+            layers=traces,
+        )
+    finally:
+        module.model.layers = layers
+
+
+class Example:
+    """Tensors to trace with, of sizes that occur nowhere else: torch must not take two for one."""
+
+    def __init__(self, module: HgrnBitForCausalLM) -> None:
+        self._config = module.config
+        self._shapes = module.state_shapes
+        self._device = next(module.parameters()).device
+        self.ids = torch.zeros((BATCH, TIME), dtype=torch.int64, device=self._device)
+        self.lengths = torch.ones((BATCH,), dtype=torch.int64, device=self._device)
+
+    def states(self, names: Iterable[str]) -> tuple[torch.Tensor, ...]:
+        shapes = [(BATCH, *self._shapes[name]) for name in names]
+        return tuple(torch.zeros(shape, device=self._device) for shape in shapes)
+
+    def trace_layers(self, layers: torch.nn.ModuleList) -> list[Traced]:
+        """The trace of each layer; the first has no lower bound."""
+        made: dict[object, Traced] = {}
+        found: list[Traced] = []
+        for n, layer in enumerate(layers):
+            bounded = self._config.use_lower_bound and n > 0
+            parts = [(k, t.dtype, t.shape) for k, t in layer.state_dict(keep_vars=True).items()]
+            key = (bounded, *parts)
+            if key not in made:
+                made[key] = self._trace_layer(layer, n, bounded)
+            found.append(made[key])
+        return found
+
+    def _trace_layer(self, layer: torch.nn.Module, n: int, bounded: bool) -> Traced:
+        hidden = self._config.hidden_size
+        x = torch.zeros((BATCH, TIME, hidden), device=self._device)
+        bound = torch.zeros((hidden,), device=self._device) if bounded else None
+        names = [name for name in self._shapes if name.startswith(f"model.layers.{n}.")]
+        shapes = ({0: B, 1: T}, {0: B}, None, ({0: B},) * len(names))
+        return trace(layer, (x, self.lengths, bound, *self.states(names)), shapes)
 
 
 def storage_of(checkpoint: Checkpoint, source: str) -> dict[str, Storage]:

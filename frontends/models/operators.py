@@ -13,6 +13,7 @@ _LIBRARY.define("round_half_away(Tensor x) -> Tensor")
 _LIBRARY.define("take_position(Tensor x, Tensor index) -> Tensor")
 _LIBRARY.define("causal_conv(Tensor x, Tensor state, Tensor w) -> Tensor")
 _LIBRARY.define("conv_window(Tensor x, Tensor state, Tensor lengths) -> Tensor")
+_LIBRARY.define("layer(Tensor[] through, Tensor[] given, str path) -> Tensor[]")
 
 
 @torch.library.impl(_LIBRARY, "round_half_away", "CompositeExplicitAutograd")
@@ -42,6 +43,16 @@ def conv_window(x: Tensor, state: Tensor, lengths: Tensor) -> Tensor:
     past = torch.cat([state, x], 1)
     steps = lengths.unsqueeze(1) + torch.arange(state.shape[1], device=x.device)
     return past[torch.arange(x.shape[0], device=x.device).unsqueeze(1), steps]
+
+
+@torch.library.register_fake("mmc::layer", lib=_LIBRARY)
+def _as_it_went_in(through: list[Tensor], given: list[Tensor], path: str) -> list[Tensor]:
+    """Stands for a layer of a model while the rest is traced: one trace serves equal layers.
+
+    through: x and the layer's states, which come out with the shapes that they had.
+    given: what it only reads.  path: names the layer and its trace.  There is no eager form.
+    """
+    return [torch.empty_like(x) for x in through]
 
 
 @torch.library.register_fake("mmc::round_half_away", lib=_LIBRARY)

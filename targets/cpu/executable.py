@@ -81,6 +81,8 @@ class Arenas:
     def read(self, value: Value) -> np.ndarray:
         """A value of the graph, where it lies."""
         root = root_of(value)
+        if isinstance(value, Weight):
+            return self.weights.array(value)
         array = self.weights.array(root) if isinstance(root, Weight) else self._padded(root, root.type)
         shape = static_shape(root.type.bind(self.symbols).shape)
         columns = array[..., : shape[-1]] if shape else array

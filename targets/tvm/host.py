@@ -120,7 +120,8 @@ def make_kernel(
         with T.attr("default", "device_id", T.int32(0)), T.attr("default", "device_type", _CPU):
             body(*map(_as_buffer, variables, parameters.values()))
         T.Return(T.int32(0))
-    return Kernel(name, dict(parameters), builder.get())
+    function: Any = builder.get()
+    return Kernel(name, dict(parameters), function)
 
 
 def _variable(name: str, kind: str) -> tirx.Var:
@@ -181,7 +182,8 @@ def _entry_function(
                 symbol = symbols[call.kernel.name][1]
                 result = ir.Call(symbol, arguments, ret_ty=ir.PrimType("int32"))
                 checks.enter_context(T.Assert(result == 0, f"{call.kernel.name} failed"))
-    return builder.get()
+    function: Any = builder.get()
+    return function
 
 
 def _arguments(call: KernelCall, buffers: Mapping[Tensor, Any]) -> list[ir.Expr]:
@@ -210,6 +212,6 @@ def _constant(value: Expression) -> ir.Expr:
 
 
 def _require_aligned(offset: ir.Expr, where: str) -> None:
-    known = Analyzer().modular_set(offset)
+    known: Any = Analyzer().modular_set(offset)
     if known.coeff % ALIGNMENT or known.base % ALIGNMENT:
         raise ValueError(f"{where}: offset {offset} is not provably a multiple of {ALIGNMENT}")

@@ -58,7 +58,10 @@ def example(batch: int, time: int, seed: int = 0) -> dict[str, Tensor]:
 
 
 Case = Callable[[Inputs], Tensor]
-FLOAT_UNARY = "abs ceil cos erf exp floor neg reciprocal relu round sgn sigmoid sign silu sin square tanh trunc"
+FLOAT_UNARY = (
+    "abs ceil cos erf exp floor neg reciprocal relu round sgn "
+    "sigmoid sign silu sin square tanh trunc"
+)
 POSITIVE_UNARY = "log log1p rsqrt sqrt"
 
 

@@ -28,7 +28,7 @@ from mmc.targets.tvm.host import (
 from mmc.targets.tvm.loader import Program, aligned_zeros, as_tensor, set_threads
 
 B, TOKENS = size_variable("B"), size_variable("T")
-COUNT = B * TOKENS
+COUNT: Any = B * TOKENS
 HALF = (COUNT * 4 + 63) // 64 * 64
 WEIGHTS = Tensor("weights", 1024)
 WORKSPACE = Tensor("workspace", 2 * HALF)
@@ -66,6 +66,7 @@ def make_program() -> bytes:
 
 @pytest.fixture(scope="module")
 def code() -> bytes:
+    set_threads(1)
     return make_program()
 
 

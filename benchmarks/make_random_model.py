@@ -1,0 +1,94 @@
+"""Write a MatMul-free LM with random weights in the released layout (model_type hgrn_bit).
+
+    python benchmarks/make_random_model.py 370m build/random-370m
+
+Shapes: 370m, 1.3b, 2.7b (the released sizes, arXiv:2406.02528 table 1), or WIDTHxLAYERSxVOCAB such
+as 256x4x1000.  The weights mean nothing; sizes, files and speed are those of a real model.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from collections.abc import Iterator
+from pathlib import Path
+
+import ml_dtypes
+import numpy as np
+
+SHAPES = {"370m": (1024, 24, 32000), "1.3b": (2048, 24, 32000), "2.7b": (2560, 32, 32000)}
+
+
+def intermediate_size(width: int) -> int:
+    """8/3 of the width, rounded up to a multiple of 256, as the released configuration does."""
+    return 256 * -(-int(width * 4 * 2 / 3) // 256)
+
+
+def tensors(width: int, layers: int, vocab: int) -> Iterator[tuple[str, tuple[int, ...]]]:
+    """Name and shape of every tensor of the checkpoint."""
+    inner = intermediate_size(width)
+    yield "model.lower_bounds", (layers, width)
+    yield "model.embeddings.weight", (vocab, width)
+    for n in range(layers):
+        yield f"model.layers.{n}.attn_norm.weight", (width,)
+        for name in "ifgo":
+            yield f"model.layers.{n}.attn.{name}_proj.weight", (width, width)
+            yield f"model.layers.{n}.attn.{name}_proj.norm.weight", (width,)
+        yield f"model.layers.{n}.attn.g_norm.weight", (width,)
+        yield f"model.layers.{n}.mlp_norm.weight", (width,)
+        yield f"model.layers.{n}.mlp.gate_proj.weight", (2 * inner, width)
+        yield f"model.layers.{n}.mlp.gate_proj.norm.weight", (width,)
+        yield f"model.layers.{n}.mlp.down_proj.weight", (width, inner)
+        yield f"model.layers.{n}.mlp.down_proj.norm.weight", (inner,)
+    yield "model.norm.weight", (width,)
+    yield "lm_head.weight", (vocab, width)
+    yield "lm_head.norm.weight", (width,)
+
+
+def write(folder: Path, width: int, layers: int, vocab: int, seed: int = 0) -> int:
+    """Write config.json and model.safetensors (bf16); returns the number of parameters."""
+    folder.mkdir(parents=True, exist_ok=True)
+    config = {
+        "model_type": "hgrn_bit", "vocab_size": vocab, "hidden_size": width, "num_hidden_layers": layers,
+        "num_heads": 1, "expand_ratio": 1, "use_short_conv": False, "use_lower_bound": True,
+        "hidden_ratio": 4, "intermediate_size": intermediate_size(width), "hidden_act": "swish",
+        "rms_norm_eps": 1e-6, "tie_word_embeddings": False, "eos_token_id": 2,
+    }  # fmt: skip
+    (folder / "config.json").write_text(json.dumps(config, indent=1) + "\n")
+    listed = list(tensors(width, layers, vocab))
+    header: dict[str, object] = {}
+    offset = 0
+    for name, shape in listed:
+        size = 2 * int(np.prod(shape))
+        header[name] = {"dtype": "BF16", "shape": shape, "data_offsets": [offset, offset + size]}
+        offset += size
+    text = json.dumps(header).encode()
+    text += b" " * (-len(text) % 8)
+    random = np.random.default_rng(seed)
+    with (folder / "model.safetensors").open("wb") as file:
+        file.write(len(text).to_bytes(8, "little") + text)
+        for _, shape in listed:
+            file.write(values(random, shape).tobytes())
+    return offset // 2
+
+
+def values(random: np.random.Generator, shape: tuple[int, ...]) -> np.ndarray:
+    """Gains near one, matrices near zero, as in a trained model."""
+    noise = random.standard_normal(shape, np.float32) * np.float32(0.02)
+    return (noise + (len(shape) == 1)).astype(ml_dtypes.bfloat16)
+
+
+def main() -> None:
+    """Read the command line."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
+    parser.add_argument("shape", help="370m, 1.3b, 2.7b or WIDTHxLAYERSxVOCAB")
+    parser.add_argument("folder", type=Path)
+    given = parser.parse_args()
+    known = SHAPES.get(given.shape.lower())
+    width, layers, vocab = known or (int(n) for n in given.shape.split("x"))
+    count = write(given.folder, width, layers, vocab)
+    print(f"{given.folder}: {count / 1e6:.2f} M parameters")
+
+
+if __name__ == "__main__":
+    main()
