@@ -49,8 +49,8 @@ def write(folder: Path, width: int, layers: int, vocab: int, seed: int = 0) -> i
     """Write config.json and model.safetensors (bf16); returns the number of parameters."""
     folder.mkdir(parents=True, exist_ok=True)
     config = {
-        "model_type": "hgrn_bit", "vocab_size": vocab, "hidden_size": width, "num_hidden_layers": layers,
-        "num_heads": 1, "expand_ratio": 1, "use_short_conv": False, "use_lower_bound": True,
+        "model_type": "hgrn_bit", "vocab_size": vocab, "hidden_size": width,
+        "num_hidden_layers": layers, "num_heads": 1, "expand_ratio": 1, "use_short_conv": False, "use_lower_bound": True,
         "hidden_ratio": 4, "intermediate_size": intermediate_size(width), "hidden_act": "swish",
         "rms_norm_eps": 1e-6, "tie_word_embeddings": False, "eos_token_id": 2,
     }  # fmt: skip
@@ -80,7 +80,9 @@ def values(random: np.random.Generator, shape: tuple[int, ...]) -> np.ndarray:
 
 def main() -> None:
     """Read the command line."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawTextHelpFormatter
+    )
     parser.add_argument("shape", help="370m, 1.3b, 2.7b or WIDTHxLAYERSxVOCAB")
     parser.add_argument("folder", type=Path)
     given = parser.parse_args()

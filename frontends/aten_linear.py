@@ -1,5 +1,7 @@
 """Aten's contractions, normalisations, attention and convolution, and MMC's own operators."""
 
+# Table entries are lambdas, called with whatever torch's schema says.
+# pyright: reportUnknownLambdaType=false, reportUnknownArgumentType=false
 from __future__ import annotations
 
 import math

@@ -1,5 +1,8 @@
 """Aten's element-wise operations."""
 
+# Table entries are lambdas, called with whatever torch's schema says.
+# pyright: reportUnknownLambdaType=false, reportUnknownArgumentType=false
+# pyright: reportUnknownMemberType=false, reportUnknownVariableType=false
 from __future__ import annotations
 
 from collections.abc import Callable

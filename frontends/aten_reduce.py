@@ -1,5 +1,8 @@
 """Aten's reductions and scans over axes."""
 
+# Table entries are lambdas, called with whatever torch's schema says.
+# pyright: reportUnknownLambdaType=false, reportUnknownArgumentType=false
+# pyright: reportUnknownMemberType=false, reportUnknownVariableType=false
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence

@@ -1,5 +1,7 @@
-"""Aten's operations that move, cut, join and make elements."""
+"""Aten's operations that move, cut and join elements."""
 
+# Table entries are lambdas, called with whatever torch's schema says.
+# pyright: reportUnknownLambdaType=false, reportUnknownArgumentType=false
 from __future__ import annotations
 
 from collections.abc import Sequence
@@ -7,22 +9,17 @@ from typing import Any
 
 from mmc.frontends.aten_call import (
     Call,
-    Operand,
     Results,
     Translate,
     Unsupported,
     axis_of,
     cast,
-    number,
-    operand,
     replaced,
     reshape,
 )
 from mmc.ir.op import Value
-from mmc.ir.ops import pointwise as p
 from mmc.ir.ops import shape as s
-from mmc.ir.ops.source import Constant, Iota
-from mmc.ir.types import Dim, DType, Shape, SymbolicDim
+from mmc.ir.types import Dim, DType, Shape
 
 
 def _to_result_shape(call: Call, x: Value, *_: Any) -> Value:
@@ -131,15 +128,16 @@ def _stack(call: Call, parts: Sequence[Value], axis: int = 0) -> Value:
 
 
 def _pad(
-    call: Call, x: Value, widths: Sequence[int], mode: str | float = "constant", value: Any = None
+    call: Call, x: Value, widths: Sequence[Dim], mode: str | float = "constant", value: Any = None
 ) -> Value:
     if isinstance(mode, int | float):  # constant_pad_nd has no mode
         mode, value = "constant", mode
-    if mode != "constant" or not all(isinstance(w, int) and w >= 0 for w in widths):
-        raise Unsupported(f"padding of mode {mode!r} by {list(widths)}")
-    for i in range(0, len(widths), 2):
-        if widths[i] or widths[i + 1]:
-            x = s.Pad(x, x.type.rank - 1 - i // 2, widths[i], widths[i + 1], value or 0)
+    plain = [width for width in widths if isinstance(width, int) and width >= 0]
+    if mode != "constant" or len(plain) < len(widths):
+        raise Unsupported(f"padding of mode {mode!r} by {list(map(str, widths))}")
+    for i, (before, after) in enumerate(zip(plain[::2], plain[1::2], strict=True)):
+        if before or after:
+            x = s.Pad(x, x.type.rank - 1 - i, before, after, value or 0)
     return x
 
 
@@ -228,46 +226,6 @@ def _select_scatter(call: Call, x: Value, source: Value, axis: int, index: Dim) 
     )
 
 
-def _filled(call: Call, value: Operand) -> Value:
-    if isinstance(value, SymbolicDim | Value):
-        return _expand(call, call.operand(value))
-    return Constant(number(value, call.dtype), call.type)
-
-
-def _full(call: Call, shape: Any, value: Operand, *_: Any) -> Value:
-    return _filled(call, value)
-
-
-def _new_full(call: Call, x: Any, shape: Any, value: Operand, *_: Any) -> Value:
-    return _filled(call, value)
-
-
-def _zeros(call: Call, *_: Any) -> Value:
-    return _filled(call, 0)
-
-
-def _ones(call: Call, *_: Any) -> Value:
-    return _filled(call, 1)
-
-
-def _arange(call: Call, start: Operand, step: Operand = 1) -> Value:
-    if isinstance(start, int) and step == 1:
-        return cast(Iota(call.shape[0], start), call.dtype)
-    steps = p.Mul(cast(Iota(call.shape[0]), call.dtype), call.operand(step))
-    return p.Add(steps, call.operand(start))
-
-
-def _triangle(keep: type[p.Comparison]) -> Translate:
-    """For triu and tril: compare the column with the row."""
-
-    def translate(call: Call, x: Value, diagonal: int = 0) -> Value:
-        rows, columns = call.shape[-2:]
-        row = reshape(Iota(rows, diagonal), (rows, 1))
-        return p.Where(keep(Iota(columns), row), x, operand(0, call.dtype))
-
-    return translate
-
-
 RESHAPES = (
     "view reshape _unsafe_view flatten unflatten unsqueeze squeeze view_as "
     "reshape_as atleast_1d atleast_2d"
@@ -306,20 +264,4 @@ TABLE: dict[str, Translate] = {
     "aten.copy": _copy,
     "aten.slice_scatter": _slice_scatter,
     "aten.select_scatter": _select_scatter,
-    "aten.full": _full,
-    "aten.full_like": _full,
-    "aten.new_full": _new_full,
-    "aten.fill": _full,
-    "aten.scalar_tensor": lambda call, value, *_: _filled(call, value),
-    "aten.zeros": _zeros,
-    "aten.zeros_like": _zeros,
-    "aten.new_zeros": _zeros,
-    "aten.ones": _ones,
-    "aten.ones_like": _ones,
-    "aten.new_ones": _ones,
-    "aten.arange.default": lambda call, *_: _arange(call, 0),
-    "aten.arange.start": lambda call, start, *_: _arange(call, start),
-    "aten.arange.start_step": lambda call, start, end, step, *_: _arange(call, start, step),
-    "aten.triu": _triangle(p.GreaterEqual),
-    "aten.tril": _triangle(p.LessEqual),
 }

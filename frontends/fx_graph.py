@@ -1,5 +1,7 @@
 """Walk a graph that torch has traced and make IR operations of its nodes."""
 
+# Torch's stubs leave these types unknown.
+# pyright: reportUnknownMemberType=false, reportUnknownArgumentType=false, reportUnknownVariableType=false
 from __future__ import annotations
 
 import operator
@@ -11,6 +13,7 @@ from typing import Any
 
 import torch
 from torch import fx
+from torch._ops import HigherOrderOperator, OpOverload
 
 from mmc.errors import MmcError
 from mmc.frontends.aten import DROPPED, translation
@@ -102,12 +105,12 @@ class Walk:
         target = node.target
         if target is operator.getitem:
             return self._item(*node.args)
-        if isinstance(target, torch._ops.HigherOrderOperator):
+        if isinstance(target, HigherOrderOperator):
             return self._region(target.name(), node, where)
         if str(target) == "mmc.layer.default" and self._layer:
             through, given, path = self._read(node.args)
             return self._layer(path, through, given)
-        translate = translation(str(target)) if isinstance(target, torch._ops.OpOverload) else None
+        translate = translation(str(target)) if isinstance(target, OpOverload) else None
         if translate is None:
             raise MmcError(
                 f"operation {target} has no translation",
@@ -145,7 +148,8 @@ class Walk:
 
     def _region(self, name: str, node: fx.Node, where: Origin) -> Any:
         if name == _SCAN:
-            return self._scan(*self._read(node.args), where)
+            module, init, xs, captured = self._read(node.args)
+            return self._scan(module, init, xs, captured, where)
         if name in _INLINED:
             _, *rest = self._read(node.args)
             body, *given = rest[_INLINED[name] - 1 :]
@@ -197,8 +201,8 @@ def _front_axis(x: Value) -> int:
 
 
 @lru_cache(maxsize=4096)
-def _parameters(target: torch._ops.OpOverload) -> tuple[tuple[str, Any], ...]:
-    schema = target._schema
+def _parameters(target: OpOverload) -> tuple[tuple[str, Any], ...]:
+    schema = target._schema  # pyright: ignore[reportPrivateUsage]
     return tuple(
         (a.name, a.default_value if a.has_default_value() else None) for a in schema.arguments
     )
@@ -223,12 +227,12 @@ def _is_user(file: str) -> bool:
     return os.sep in file and not file.startswith(_TORCH)
 
 
-def unknown_operations(module: fx.GraphModule) -> dict[torch._ops.OpOverload, fx.Node]:
+def unknown_operations(module: fx.GraphModule) -> dict[OpOverload, fx.Node]:
     """The operations without a translation, nested graphs included, each with its first node."""
-    found: dict[torch._ops.OpOverload, fx.Node] = {}
+    found: dict[OpOverload, fx.Node] = {}
     for node in operations(module):
         target = node.target
-        if isinstance(target, torch._ops.OpOverload) and not _is_known(node):
+        if isinstance(target, OpOverload) and not _is_known(node):
             found.setdefault(target, node)
     return found
 

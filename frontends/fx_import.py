@@ -1,5 +1,7 @@
 """From a traced program to the IR: what its placeholders and outputs stand for."""
 
+# Torch's stubs leave these types unknown.
+# pyright: reportUnknownMemberType=false, reportUnknownArgumentType=false, reportUnknownVariableType=false
 from __future__ import annotations
 
 import re
@@ -92,11 +94,13 @@ def stored_tensor(name: str, content: torch.Tensor) -> Stored:
 
 def _content(program: ExportedProgram, target: str) -> torch.Tensor:
     held = program.state_dict if target in program.state_dict else program.constants
-    return held[target]
+    content = held[target]
+    assert isinstance(content, torch.Tensor), "only tensors have a placeholder of their own"
+    return content
 
 
 class _Program:
-    """One traced program; `path` leads from the model to it where it is one of the model's layers."""
+    """One traced program; `path` leads to it from the model where it is a layer of one."""
 
     def __init__(
         self, traced: Traced, weights: _Weights, layers: Mapping[str, Traced], path: str = ""
@@ -146,15 +150,6 @@ class _Program:
                 hint="pass it as an argument and return it",
             )
         return Input(target, self._sizes.tensor(traced))
-
-    def _weight(self, target: str, traced: torch.Tensor) -> Value:
-        stored = self._stored.get(target) or self._in_module(target)
-        if isinstance(stored, Constant):
-            return stored
-        if stored.name not in self._weights:
-            weight = self._tensors.add(stored.name, stored.type, stored.load)
-            self._weights[stored.name] = weight
-        return cast(self._weights[stored.name], dtype_of(traced.dtype))
 
 
 def named_outputs(

@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from math import prod
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, TypeGuard, cast
 
 import numpy as np
 
@@ -94,7 +94,7 @@ def _entry(name: str, spec: Any, available: int, path: Path) -> Entry:
     return Entry(name, declared, begin, end)
 
 
-def _are_sizes(value: Any) -> bool:
+def _are_sizes(value: Any) -> TypeGuard[list[int]]:
     if not isinstance(value, list):
         return False
     return all(type(i) is int and i >= 0 for i in cast(list[Any], value))
@@ -122,9 +122,11 @@ class _Loader:
         shape = tuple(int(str(d)) for d in entry.type.shape)
         if entry.begin == entry.end:
             return np.zeros(shape, entry.type.dtype.numpy)
-        raw = np.memmap(
-            self.path, np.uint8, "r", self.start + entry.begin, (entry.end - entry.begin,)
-        )
+        try:
+            size = entry.end - entry.begin
+            raw = np.memmap(self.path, np.uint8, "r", self.start + entry.begin, (size,))
+        except (OSError, ValueError) as error:  # it was whole when the header was read
+            raise MmcError(f"cannot read tensor {entry.name!r}: {error}", str(self.path)) from error
         # A plain view: np.memmap as a class slows every later slice down.
         array = raw.view(np.ndarray).view(entry.type.dtype.numpy).reshape(shape)
         if not self.checked and entry.type.dtype.is_float:

@@ -5,6 +5,8 @@ decompositions are asked only for what writes in place or what the table does no
 costs more than the first trace.
 """
 
+# Torch's stubs leave these types unknown.
+# pyright: reportUnknownMemberType=false, reportUnknownArgumentType=false, reportUnknownVariableType=false
 from __future__ import annotations
 
 import inspect
@@ -14,6 +16,7 @@ from typing import Any
 
 import torch
 from torch._decomp import get_decompositions
+from torch._ops import OpOverload
 from torch.export import ExportedProgram
 from torch.export.graph_signature import InputKind
 
@@ -93,8 +96,9 @@ def _lowered(program: ExportedProgram) -> ExportedProgram:
 
 
 def _writes(target: Any) -> bool:
-    mutable = isinstance(target, torch._ops.OpOverload) and target._schema.is_mutable
-    return mutable and str(target) not in _HARMLESS
+    if not isinstance(target, OpOverload) or str(target) in _HARMLESS:
+        return False
+    return target._schema.is_mutable  # pyright: ignore[reportPrivateUsage]
 
 
 def _symbol_names(

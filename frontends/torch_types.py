@@ -1,5 +1,7 @@
 """Torch's element types, sizes and tensors in the IR's words."""
 
+# Torch's stubs leave these types unknown.
+# pyright: reportUnknownMemberType=false, reportUnknownArgumentType=false
 from __future__ import annotations
 
 from collections.abc import Mapping

@@ -13,6 +13,11 @@ def diff(before: Graph, after: Graph, context: int = 0) -> str:
     if before is after:
         return ""
     lines = difflib.unified_diff(
-        render(before).splitlines(), render(after).splitlines(), "before", "after", n=context, lineterm=""
+        render(before).splitlines(),
+        render(after).splitlines(),
+        "before",
+        "after",
+        n=context,
+        lineterm="",
     )
     return "\n".join(lines)

@@ -1,4 +1,4 @@
-"""The reference interpreter: run the reference meaning of every operation; slow, plain, and right."""
+"""The reference interpreter runs each operation's reference: slow, plain, and right."""
 
 from __future__ import annotations
 
@@ -71,7 +71,7 @@ def _run(op: Op, operands: list[np.ndarray]) -> Arrays:
 
 
 def bind_inputs(graph: Graph, inputs: Mapping[str, np.ndarray]) -> dict[str, int]:
-    """Give each symbol the number that the shapes of the inputs imply; raise MmcError where they clash."""
+    """The number of each symbol, from the inputs' shapes; raise MmcError where they clash."""
     symbols: dict[str, int] = {}
     for op in graph.inputs:
         if op.name not in inputs:
@@ -80,12 +80,16 @@ def bind_inputs(graph: Graph, inputs: Mapping[str, np.ndarray]) -> dict[str, int
             continue  # packed: flat bytes
         found = np.shape(inputs[op.name])
         if len(found) != op.type.rank:
-            raise MmcError(f"input {op.name!r} has shape {list(found)}, needs {op.type}", f"@{graph.name}")
+            raise MmcError(
+                f"input {op.name!r} has shape {list(found)}, needs {op.type}", f"@{graph.name}"
+            )
         for dim, size in zip(op.type.shape, found, strict=True):
             if isinstance(dim, SymbolicDim) and (name := _lone_symbol(dim)):
                 symbols.setdefault(name, size)
         if bind_shape(op.type.shape, symbols) != found:
-            raise MmcError(f"input {op.name!r} has shape {list(found)}, needs {op.type}", f"@{graph.name}")
+            raise MmcError(
+                f"input {op.name!r} has shape {list(found)}, needs {op.type}", f"@{graph.name}"
+            )
     return symbols
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any
+from typing import Any, ClassVar
 from weakref import WeakValueDictionary
 
 from mmc.ir.op import Op, Value, VerifyError, producer
@@ -22,7 +22,7 @@ Mapped = Mapping[Value, Value]
 class _Interned(type):
     """Make equal graphs the same object, so that nested graphs compare by identity."""
 
-    _live: WeakValueDictionary[object, Graph] = WeakValueDictionary()
+    _live: ClassVar[WeakValueDictionary[object, Graph]] = WeakValueDictionary()
 
     def __call__(cls, *args: Any, **kwargs: Any) -> Any:
         graph: Graph = super().__call__(*args, **kwargs)
@@ -31,7 +31,7 @@ class _Interned(type):
 
 @dataclass(frozen=True, eq=False)
 class Graph(metaclass=_Interned):
-    """inputs: the `Input` operations in the caller's order, used or not.  outputs: (name, value) pairs."""
+    """`inputs` in the caller's order, used or not; `outputs` as (name, value) pairs."""
 
     name: str
     inputs: tuple[Input, ...]
@@ -84,7 +84,7 @@ class Graph(metaclass=_Interned):
         return len(self.ops)
 
     def verify(self) -> Graph:
-        """Check every operation, nested graphs included; raise `VerifyError` on the first that fails."""
+        """Check every operation, nested graphs too; raise `VerifyError` on the first that fails."""
         for op in self.ops:
             for nested in nested_graphs(op):
                 nested.verify()
@@ -99,16 +99,23 @@ class Graph(metaclass=_Interned):
         return self
 
     def map(self, step: Step) -> tuple[Graph, Mapped]:
-        """Rebuild from the inputs down: each operation over its new operands goes through `step(old, moved)`.
+        """Rebuild from the inputs down through `step(old, old over its new operands)`.
 
-        `step` returns what takes its place: an operation, a value, or a tuple with one value a result.
+        `step` returns what takes its place: an operation, a value, or a tuple of one value a
+        result.
         Also returns what became of every value.
         """
         new: dict[Value, Value] = {}
         for op in self.ops:
-            moved = op.rebuild(lambda v: new.get(v, v))
+            moved = op.rebuild(lambda v: new.get(v, v))  # noqa: B023 (called at once)
             made = step(op, moved)
-            made = made.results if isinstance(made, Op) else made if isinstance(made, tuple) else (made,)
+            made = (
+                made.results
+                if isinstance(made, Op)
+                else made
+                if isinstance(made, tuple)
+                else (made,)
+            )
             for value in made:
                 _ = producer(value).types  # definitions first: no deep recursion later
             new |= zip(op.results, made, strict=True)

@@ -1,13 +1,14 @@
 """Operations and the values they define.
 
 An operation is a frozen record of operands (fields annotated `Value`, `Value | None` or
-`tuple[Value, ...]`) and attributes (every other field).  Equal operations are one object, so a graph
-cannot hold a duplicate, a cycle or a dangling use, and comparing two graphs is comparing two pointers.
+`tuple[Value, ...]`) and attributes (every other field).  Equal operations are one object, so a
+graph cannot hold a duplicate, a cycle or a dangling use, and comparing two graphs is comparing
+two pointers.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Generator, Iterator, Mapping
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, field, fields
@@ -45,8 +46,8 @@ _ORIGIN: ContextVar[Origin | None] = ContextVar("origin", default=None)
 
 
 @contextmanager
-def origin(where: Origin | None) -> Iterator[None]:
-    """Every operation first made inside carries this origin.  It is a note, not a part of its identity."""
+def origin(where: Origin | None) -> Generator[None]:
+    """Operations first made inside carry this origin: a note, not a part of their identity."""
     token = _ORIGIN.set(where)
     try:
         yield
@@ -68,21 +69,19 @@ def _identity(attribute: object) -> object:
 class _Interned(type):
     """Make equal operations the same object."""
 
-    keeps_origin: bool
-
-    _live: WeakValueDictionary[object, Op] = WeakValueDictionary()
+    _live: ClassVar[WeakValueDictionary[object, Op]] = WeakValueDictionary()
 
     def __call__(cls, *args: Any, **kwargs: Any) -> Any:
         op: Op = super().__call__(*args, **kwargs)
         kept = _Interned._live.setdefault((cls, *map(_identity, op.fields)), op)
-        if kept.origin is None and cls.keeps_origin:
+        if kept.origin is None and kept.keeps_origin:
             object.__setattr__(kept, "origin", _ORIGIN.get())
         return kept
 
 
 @dataclass_transform(frozen_default=True, eq_default=False, field_specifiers=(field,))
 class Op(Value, metaclass=_Interned):
-    """Base of every operation: declare the fields, `infer` the result types, define the `reference`.
+    """Base of every operation: declare fields, `infer` result types, define the `reference`.
 
     An operation with one result is that value; one with several is unpacked: `q, s = Quantize(x)`.
     """
@@ -97,7 +96,7 @@ class Op(Value, metaclass=_Interned):
     """The first two operands may trade places without changing a single bit."""
 
     positionwise: ClassVar[bool] = False
-    """Element [b, t] of the result reads element [b, t] of each operand of that leading shape, and no other."""
+    """Element [b, t] of the result reads of each operand [b, t, ...] that element alone."""
 
     reference: ClassVar[Callable[..., Any]]
     """The meaning of this operation, written for reading: the oracle of every backend."""
@@ -105,7 +104,9 @@ class Op(Value, metaclass=_Interned):
     keeps_origin: ClassVar[bool] = True
     """False for what has no place of its own: inputs, weights, constants."""
 
-    origin: ClassVar[Origin | None] = None  # set on the instance: not a field, so not part of identity
+    origin: ClassVar[Origin | None] = (
+        None  # set on the instance: not a field, so not part of identity
+    )
 
     def __init_subclass__(
         cls, mnemonic: str | None = None, results: tuple[str, ...] = ("",)
@@ -168,16 +169,18 @@ class Op(Value, metaclass=_Interned):
         """The result types; raise `VerifyError` or ValueError where the operands do not fit."""
         raise NotImplementedError(type(self).__name__)
 
-    def rebuild(self, replace: Callable[[Value], Value]) -> Op:
+    def rebuild(self, replace: Callable[[Value], Value], keep_origin: bool = True) -> Op:
         """This operation over other operands."""
 
         def swap(name: str) -> Any:
-            operand = getattr(self, name)
-            if name not in self.operand_names or operand is None:
-                return operand
-            return tuple(map(replace, operand)) if isinstance(operand, tuple) else replace(operand)
+            field = getattr(self, name)
+            if name not in self.operand_names or field is None:
+                return field
+            if isinstance(field, tuple):
+                return tuple(map(replace, cast(tuple[Value, ...], field)))
+            return replace(field)
 
-        with origin(self.origin):
+        with origin(self.origin if keep_origin else None):
             return type(self)(*map(swap, self.field_names))
 
     def bind(self, symbols: Mapping[str, int]) -> Op:
@@ -198,7 +201,8 @@ class Op(Value, metaclass=_Interned):
             return type(self)(*map(number, self.fields))
 
     def __repr__(self) -> str:
-        return f"<{self.mnemonic}>"  # never the operands: a graph of n operations can spell out to 2**n
+        # Never the operands: a graph of n operations can spell out to 2**n.
+        return f"<{self.mnemonic}>"
 
     def __rshift__(self, after: Value) -> tuple[Op, Value]:
         return self, after

@@ -32,6 +32,13 @@ BLOCK_BYTES = 64
 PLANES: dict[Layout, int] = {"2bit": 4, "1.6bit": 5}
 """Weights in a byte."""
 
+MAX_COLUMNS: dict[Layout, int] = {"2bit": (1 << 19) - 1, "1.6bit": (1 << 15) - 1}
+"""Most columns for which no 32 bit sum of a kernel overflows, whatever the activations.
+
+2bit: digits in the top bits of a byte weigh 64, and a quarter of the columns is in one sum:
+k / 4 * 64 * 2 * 128 < 2^31.  1.6bit: the result is formed times 256: k * 256 * 2 * 128 < 2^31.
+"""
+
 _CHUNK_BYTES = 1 << 20
 """Unpacked bytes worked on at a time: what is needed besides input and output stays this small."""
 

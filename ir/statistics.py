@@ -18,8 +18,8 @@ from mmc.ir.packing import packed_bytes
 from mmc.ir.types import Dim, TensorType, bind_dim, numel, static_shape
 
 PER_ELEMENT: dict[type[Op], int] = {
-    Mul: 1, Div: 1, Square: 1, Pow: 1, Dequantize: 1, Quantize: 1, RmsNorm: 3, RmsStatistic: 1, LayerNorm: 3,
-    RmsNormQuantize: 4, ScaleQuantize: 3, LinearRecurrence: 1, Silu: 1,
+    Mul: 1, Div: 1, Square: 1, Pow: 1, Dequantize: 1, Quantize: 1, RmsNorm: 3, RmsStatistic: 1,
+    LayerNorm: 3, RmsNormQuantize: 4, ScaleQuantize: 3, LinearRecurrence: 1, Silu: 1,
 }  # fmt: skip
 """Multiplications and divisions for each element that an operation reads, in its usual form."""
 
@@ -70,7 +70,11 @@ def statistics(graph: Graph, **symbols: int) -> Statistics:
             case CausalConv():
                 elementwise += size * number(op.w.type.shape[1])
             case _:
-                read = number(numel(op.operands[0].type.shape)) if isinstance(op, RmsStatistic) else size
+                read = (
+                    number(numel(op.operands[0].type.shape))
+                    if isinstance(op, RmsStatistic)
+                    else size
+                )
                 elementwise += read * PER_ELEMENT.get(type(op), 0)
                 transcendental += size * isinstance(op, TRANSCENDENTAL)
     return Statistics(kinds, ternary, dense, elementwise, transcendental, sizes)
@@ -78,7 +82,7 @@ def statistics(graph: Graph, **symbols: int) -> Statistics:
 
 def bind_all(dim: Dim) -> int:
     """The dimension with 1 for every symbol that is left."""
-    symbols = set() if isinstance(dim, int) else dim.symbols
+    symbols = frozenset[str]() if isinstance(dim, int) else dim.symbols
     bound = bind_dim(dim, dict.fromkeys(symbols, 1))
     assert isinstance(bound, int)
     return bound

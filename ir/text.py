@@ -22,9 +22,9 @@ from dataclasses import fields, is_dataclass
 from enum import Enum
 from typing import Any, cast
 
-import mmc.ir.ops.catalog as _catalog  # noqa: F401  (fills the registry)
 from mmc.ir.graph import Graph
 from mmc.ir.op import Op, Origin, Result, Value, VerifyError, origin
+from mmc.ir.ops import catalog
 from mmc.ir.ops.source import Input
 from mmc.ir.ops.ternary import AbsMax
 from mmc.ir.tokens import ParseError, Tokens
@@ -32,6 +32,7 @@ from mmc.ir.types import Dim, DType, SymbolicDim, TensorType, parse_dim
 
 __all__ = ["ParseError", "parse", "render", "value_names"]
 
+OPERATIONS = catalog.OPERATIONS
 RECORDS: dict[str, type] = {"absmax": AbsMax}
 _RECORD_NAMES = {cls: name for name, cls in RECORDS.items()}
 _DTYPES = {dtype.value for dtype in DType}
@@ -157,7 +158,7 @@ def _parse_operation(tokens: Tokens, values: dict[str, Value]) -> Op:
         names.append(tokens.expect("%"))
     tokens.expect("=")
     mnemonic = tokens.expect("word")
-    cls = Op.registry.get(mnemonic.text)
+    cls = OPERATIONS.get(mnemonic.text)
     if cls is None:
         raise tokens.error(mnemonic, f"unknown operation {mnemonic.text!r}")
     tokens.expect("(")
@@ -165,7 +166,9 @@ def _parse_operation(tokens: Tokens, values: dict[str, Value]) -> Op:
     while tokens.peek().kind == "word":
         key = tokens.next()
         if key.text not in cls.field_names or key.text in cls.operand_names or key.text in fields:
-            raise tokens.error(key, f"{cls.mnemonic} has no attribute {key.text!r}, or it is given twice")
+            raise tokens.error(
+                key, f"{cls.mnemonic} has no attribute {key.text!r}, or it is given twice"
+            )
         tokens.expect("=")
         fields[key.text] = _parse_attribute(tokens)
     colon = tokens.expect(":")
@@ -184,7 +187,9 @@ def _parse_operation(tokens: Tokens, values: dict[str, Value]) -> Op:
         declared = ", ".join(map(str, types))
         raise tokens.error(colon, f"declared {declared}, inferred {', '.join(map(str, found))}")
     if len(names) != len(op.results):
-        raise tokens.error(names[0], f"{cls.mnemonic} has {len(op.results)} results, {len(names)} are named")
+        raise tokens.error(
+            names[0], f"{cls.mnemonic} has {len(op.results)} results, {len(names)} are named"
+        )
     for token, result in zip(names, op.results, strict=True):
         if token.text in values:
             raise tokens.error(token, f"{token.text} is defined twice")

@@ -74,7 +74,9 @@ class Tokens:
         if token.kind != kind or (text and token.text != text):
             wanted = {"word": "a name", "%": "a value such as %x", "end": "the end of the text"}
             found = repr(token.text) if token.text else "the end of the text"
-            raise self.error(token, f"expected {text or wanted.get(kind, repr(kind))}, found {found}")
+            raise self.error(
+                token, f"expected {text or wanted.get(kind, repr(kind))}, found {found}"
+            )
         return self.next()
 
     def comment(self) -> str:

@@ -1,6 +1,7 @@
 """What a value is: an element type and a shape whose dimensions may be symbolic.
 
-A dimension is an int or a `Dim`, a polynomial of symbols with integer coefficients such as `B*T + 3`.
+A dimension is an int or a `Dim`, a polynomial of symbols with integer coefficients such as `B*T +
+3`.
 """
 
 from __future__ import annotations
@@ -13,6 +14,8 @@ from math import prod
 
 import ml_dtypes
 import numpy as np
+
+from mmc.ir.packing import Layout
 
 
 class DType(Enum):
@@ -47,14 +50,16 @@ class DType(Enum):
         return self.value.startswith("ternary")
 
     @property
-    def layout(self) -> str | None:
+    def layout(self) -> Layout | None:
         """The packed layout's name in `mmc.ir.packing`, or None for an ordinary tensor."""
-        return {DType.TERNARY_2BIT: "2bit", DType.TERNARY_1_6BIT: "1.6bit"}.get(self)
+        return _LAYOUTS.get(self)
 
     @staticmethod
-    def packed(layout: str) -> DType:
-        return {"2bit": DType.TERNARY_2BIT, "1.6bit": DType.TERNARY_1_6BIT}[layout]
+    def packed(layout: Layout) -> DType:
+        return next(dtype for dtype, known in _LAYOUTS.items() if known == layout)
 
+
+_LAYOUTS: dict[DType, Layout] = {DType.TERNARY_2BIT: "2bit", DType.TERNARY_1_6BIT: "1.6bit"}
 
 _NUMPY: dict[DType, np.dtype[np.generic]] = {
     DType.F32: np.dtype(np.float32),
@@ -202,7 +207,7 @@ def static_shape(shape: Shape) -> tuple[int, ...]:
 
 
 def broadcast(*shapes: Shape) -> Shape:
-    """The common shape by numpy's rule; raise ValueError where there is none.  1 gives way to any dimension."""
+    """The common shape by numpy's rule, 1 giving way; raise ValueError where there is none."""
     rank = max(map(len, shapes), default=0)
     padded = [(1,) * (rank - len(shape)) + tuple(shape) for shape in shapes]
     result: list[Dim] = []

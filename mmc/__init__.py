@@ -1,8 +1,8 @@
 """MMC, the MatMul-free compiler: trained ternary, recurrent language models for CPU, GPU and FPGA.
 
-    artifact = mmc.compile("examples/mmfree-9m", target="cpu", out="build/mmfree-9m")
-    model = mmc.load(artifact.path)
-    print(model.generate("Search backward", max_new_tokens=32))
+artifact = mmc.compile("examples/mmfree-9m", target="cpu", out="build/mmfree-9m")
+model = mmc.load(artifact.path)
+print(model.generate("Search backward", max_new_tokens=32))
 """
 
 from __future__ import annotations

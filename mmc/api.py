@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import tempfile
-from os import PathLike
 from pathlib import Path
 from typing import Any
 
@@ -41,14 +40,21 @@ def compile(
     imported = import_source(source, example_inputs, dynamic_shapes)
     folder = Path(tempfile.mkdtemp(prefix="mmc-")) / "artifact" if out is None else Path(out)
     options = CompileOptions(
-        target, weights, check, no_fallback, require_matmul_free, None if dump_ir is None else Path(dump_ir)
+        target,
+        weights,
+        check,
+        no_fallback,
+        require_matmul_free,
+        None if dump_ir is None else Path(dump_ir),
     )
     return compile_model(imported, folder, options, progress)
 
 
-def import_source(source: Any, example_inputs: tuple[Any, ...] | None = None, dynamic_shapes: Any = None) -> Imported:
+def import_source(
+    source: Any, example_inputs: tuple[Any, ...] | None = None, dynamic_shapes: Any = None
+) -> Imported:
     """The model in the IR, by the frontend that fits."""
-    if isinstance(source, str | PathLike):
+    if isinstance(source, str | Path):
         from mmc.frontends.checkpoint import load as load_checkpoint
 
         return load_checkpoint(Path(source))

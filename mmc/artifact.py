@@ -18,12 +18,12 @@ import json
 import os
 import shutil
 import tempfile
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from importlib.metadata import version
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 from mmc.errors import MmcError
 from mmc.ir.graph import Graph
@@ -81,6 +81,12 @@ class Contents:
     recurrences: Sequence[Recurrence]
     checks: Sequence[PassCheck]
 
+    @property
+    def fallbacks(self) -> list[str]:
+        """The parts that run on a slow path: dense layers and scans that were kept."""
+        dense = [layer.name for layer in self.layers if not layer.ternary]
+        return dense + [found.name for found in self.recurrences if not found.linear]
+
 
 def write_artifact(
     out: Path,
@@ -114,7 +120,9 @@ def write_artifact(
     return Artifact(out, manifest)
 
 
-def _manifest(contents: Contents, weights: Sequence[Weight], built: dict[str, Any]) -> dict[str, Any]:
+def _manifest(
+    contents: Contents, weights: Sequence[Weight], built: dict[str, Any]
+) -> dict[str, Any]:
     imported = contents.imported
     return {
         "format": FORMAT,
@@ -128,6 +136,7 @@ def _manifest(contents: Contents, weights: Sequence[Weight], built: dict[str, An
         "sizes": _sizes(contents, weights),
         "layers": [asdict(layer) for layer in contents.layers],
         "recurrences": [asdict(found) for found in contents.recurrences],
+        "fallbacks": contents.fallbacks,
         "built": built,
     }
 
@@ -190,8 +199,8 @@ def _digest(path: Path) -> str:
 
 
 @contextmanager
-def replaced_folder(out: Path) -> Iterator[Path]:
-    """A temporary folder that takes the place of `out` at the end, or vanishes where anything fails."""
+def replaced_folder(out: Path) -> Generator[Path]:
+    """A temporary folder that takes the place of `out` at the end, or vanishes on failure."""
     if out.exists() and not (out / MANIFEST).is_file():
         raise MmcError("exists and is not an artefact: left alone", str(out), "choose another -o")
     try:
@@ -216,16 +225,24 @@ def open_artifact(path: Path) -> Artifact:
     try:
         manifest = json.loads((path / MANIFEST).read_text())
     except FileNotFoundError:
-        raise MmcError("is no artefact: it has no manifest.json", str(path), "make one with `mmc compile`") from None
+        raise MmcError(
+            "is no artefact: it has no manifest.json", str(path), "make one with `mmc compile`"
+        ) from None
     except (OSError, ValueError) as error:
-        raise MmcError(f"its manifest cannot be read: {error}", str(path), "compile again") from None
-    if not isinstance(manifest, dict) or manifest.get("format") != FORMAT:
-        found = manifest.get("format") if isinstance(manifest, dict) else "none"  # pyright: ignore[reportUnknownVariableType, reportUnknownMemberType]
-        raise MmcError(f"has format version {found}, this mmc reads {FORMAT}", str(path), "compile again")
-    artifact = Artifact(path, manifest)  # pyright: ignore[reportUnknownArgumentType]
+        raise MmcError(
+            f"its manifest cannot be read: {error}", str(path), "compile again"
+        ) from None
+    found = cast(dict[str, Any], manifest).get("format") if isinstance(manifest, dict) else None
+    if found != FORMAT:
+        raise MmcError(
+            f"has format version {found}, this mmc reads {FORMAT}", str(path), "compile again"
+        )
+    artifact = Artifact(path, cast(dict[str, Any], manifest))
     for name, digest in artifact.manifest["files"].items():
         if not (path / name).is_file():
             raise MmcError("is missing", str(path / name), "compile again")
         if _digest(path / name) != digest:
-            raise MmcError("its bytes have changed since it was compiled", str(path / name), "compile again")
+            raise MmcError(
+                "its bytes have changed since it was compiled", str(path / name), "compile again"
+            )
     return artifact

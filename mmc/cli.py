@@ -51,7 +51,7 @@ def main() -> None:
             raise
         if _is_usage_error(error):
             _fail(f"{error.format_message()} (see --help)", 2)  # pyright: ignore
-        _fail(f"internal error: {type(error).__name__}: {error} (run again with --debug for the traceback)")
+        _fail(f"internal error: {type(error).__name__}: {error} (--debug shows the traceback)")
 
 
 def _is_usage_error(error: Exception) -> bool:
@@ -73,7 +73,9 @@ class _Bar:
 
         columns = (TextColumn("{task.description:<28}"), BarColumn(), TimeElapsedColumn())
         console = Console(stderr=True)
-        self._progress = Progress(*columns, console=console, transient=True, disable=not console.is_terminal)
+        self._progress = Progress(
+            *columns, console=console, transient=True, disable=not console.is_terminal
+        )
         self._task = self._progress.add_task("loading", total=1.0)
 
     def __enter__(self) -> _Bar:
@@ -91,13 +93,27 @@ class _Bar:
 def compile_command(
     checkpoint: Checkpoint,
     target: Annotated[str, typer.Option(help="cpu or reference; see `mmc targets`.")] = "cpu",
-    out: Annotated[Path | None, typer.Option("-o", "--out", help="Where the artefact goes.")] = None,
-    check: Annotated[bool, typer.Option("--check", help="Run every pass and kernel against the interpreter.")] = False,
-    dump_ir: Annotated[Path | None, typer.Option(help="Write the graph after every pass there too.")] = None,
-    print_after: Annotated[str | None, typer.Option(help="Print what a pass (or `all`) changed.")] = None,
-    weights: Annotated[str | None, typer.Option(help="Packing of ternary weights: 2bit or 1.6bit.")] = None,
-    no_fallback: Annotated[bool, typer.Option("--no-fallback", help="Fail where a part would take a slow path.")] = False,
-    require_matmul_free: Annotated[bool, typer.Option("--require-matmul-free", help="Fail where a MatMul is left.")] = False,
+    out: Annotated[
+        Path | None, typer.Option("-o", "--out", help="Where the artefact goes.")
+    ] = None,
+    check: Annotated[
+        bool, typer.Option("--check", help="Run every pass and kernel against the interpreter.")
+    ] = False,
+    dump_ir: Annotated[
+        Path | None, typer.Option(help="Write the graph after every pass there too.")
+    ] = None,
+    print_after: Annotated[
+        str | None, typer.Option(help="Print what a pass (or `all`) changed.")
+    ] = None,
+    weights: Annotated[
+        str | None, typer.Option(help="Packing of ternary weights: 2bit or 1.6bit.")
+    ] = None,
+    no_fallback: Annotated[
+        bool, typer.Option("--no-fallback", help="Fail where a part would take a slow path.")
+    ] = False,
+    require_matmul_free: Annotated[
+        bool, typer.Option("--require-matmul-free", help="Fail where a MatMul is left.")
+    ] = False,
     as_json: Json = False,
     debug: Debug = False,
 ) -> None:
@@ -106,7 +122,9 @@ def compile_command(
     from mmc.driver import CompileOptions, compile_model
 
     folder = out or Path(f"{checkpoint.resolve().name}-{target}")
-    options = CompileOptions(target, weights, check, no_fallback, require_matmul_free, dump_ir, print_after)
+    options = CompileOptions(
+        target, weights, check, no_fallback, require_matmul_free, dump_ir, print_after
+    )
     with _Bar() as bar:
         artifact = compile_model(import_source(checkpoint), folder, options, bar)
     if as_json:
@@ -154,7 +172,9 @@ def _language_model(out: Path) -> Any:
 
     model = load(out)
     if not isinstance(model, Model):
-        raise MmcError("is a compiled module, not a language model", str(out), "call it from Python")
+        raise MmcError(
+            "is a compiled module, not a language model", str(out), "call it from Python"
+        )
     return model
 
 
@@ -163,7 +183,9 @@ def eval_command(
     out: Out,
     text: Annotated[Path, typer.Option(help="A text file.")],
     tokens: Annotated[int | None, typer.Option(help="Use the first N tokens of it.")] = None,
-    window: Annotated[int, typer.Option(help="Tokens per window; each starts from an empty state.")] = 512,
+    window: Annotated[
+        int, typer.Option(help="Tokens per window; each starts from an empty state.")
+    ] = 512,
     as_json: Json = False,
     debug: Debug = False,
 ) -> None:
@@ -202,7 +224,9 @@ def inspect(
 def opt(
     file: Annotated[str, typer.Argument(help="A graph in text form; - reads standard input.")],
     passes: Annotated[str, typer.Option(help="Passes in order: a,b{option=value}.")],
-    print_after: Annotated[str | None, typer.Option(help="Print what a pass (or `all`) changed, on stderr.")] = None,
+    print_after: Annotated[
+        str | None, typer.Option(help="Print what a pass (or `all`) changed, on stderr.")
+    ] = None,
     debug: Debug = False,
 ) -> None:
     """Run passes over a graph in text form and write the graph."""
@@ -238,7 +262,14 @@ def targets_command(as_json: Json = False, debug: Debug = False) -> None:
 
     found = {name: load_target(name) for name in TARGETS}
     if as_json:
-        return print(json.dumps({n: {"problems": t.problems(), "about": t.capabilities.description} for n, t in found.items()}))
+        return print(
+            json.dumps(
+                {
+                    n: {"problems": t.problems(), "about": t.capabilities.description}
+                    for n, t in found.items()
+                }
+            )
+        )
     for name, target in found.items():
         problems = target.problems()
         print(f"{name:<12}{'works' if not problems else 'does not work: ' + '; '.join(problems)}")

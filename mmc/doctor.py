@@ -11,8 +11,8 @@ from importlib.metadata import PackageNotFoundError, version
 from mmc.targets.registry import TARGETS, load_target
 
 PACKAGES = (
-    "torch", "apache-tvm", "apache-tvm-ffi-orcjit", "onnx", "onnxruntime", "networkx", "numpy", "ml_dtypes",
-    "safetensors", "tokenizers", "typer", "rich", "jinja2",
+    "torch", "apache-tvm", "apache-tvm-ffi-orcjit", "onnx", "onnxruntime", "networkx", "numpy",
+    "ml_dtypes", "safetensors", "tokenizers", "typer", "rich", "jinja2",
 )  # fmt: skip
 
 
@@ -27,4 +27,8 @@ def diagnose() -> Iterator[str]:
     yield f"ok       {platform.machine()}, {os.cpu_count()} CPUs"
     for name in TARGETS:
         problems = load_target(name).problems()
-        yield f"ok       target {name}" if not problems else f"missing  target {name}: {'; '.join(problems)}"
+        yield (
+            f"ok       target {name}"
+            if not problems
+            else f"missing  target {name}: {'; '.join(problems)}"
+        )

@@ -6,17 +6,14 @@ import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from mmc.artifact import Artifact, Contents, write_artifact
 from mmc.errors import MmcError
 from mmc.ir.graph import Graph
-from mmc.ir.ops.linear import Linear, Matmul
-from mmc.ir.ops.recurrence import Scan
-from mmc.ir.ops.source import Weight
-from mmc.ir.statistics import all_ops
+from mmc.ir.types import static_shape
 from mmc.layers import Layer, Recurrence, linear_layers, recurrences
 from mmc.passes.base import Pass
 from mmc.passes.check import PassCheck, check_pass
@@ -78,7 +75,7 @@ def analyse(imported: Imported, progress: Progress = lambda _, __: None) -> Comp
 def compile_model(
     imported: Imported, out: Path, options: CompileOptions, progress: Progress = lambda _, __: None
 ) -> Artifact:
-    """Compile an imported model into the folder `out`; raise MmcError, leaving nothing behind, where it fails."""
+    """Compile an imported model into the folder `out`; a failure leaves nothing behind."""
     target = _usable_target(options)
     done = analyse(imported, progress)
     _refuse(done, options)
@@ -87,7 +84,9 @@ def compile_model(
     if target.capabilities.weight_layouts:
         rest.append(load_pass("pack-ternary", {"layout": _layout(target, options)}))
     core = manager.run(done.core, rest)
-    entries = {name: manager.run(core.renamed(name), passes) for name, passes in _entries(imported, target)}
+    entries = {
+        name: manager.run(core.renamed(name), passes) for name, passes in _entries(imported, target)
+    }
     for graph in entries.values():
         _refuse_unsupported(target, graph)
     if options.print_after:
@@ -95,7 +94,9 @@ def compile_model(
     if options.check:
         progress("check", 0.4)
         done.checks = check_steps(done)
-    contents = Contents(imported, target.name, entries, manager.steps, done.layers, done.recurrences, done.checks)
+    contents = Contents(
+        imported, target.name, entries, manager.steps, done.layers, done.recurrences, done.checks
+    )
     return write_artifact(out, contents, target, imported.tensors, options, progress)
 
 
@@ -109,7 +110,9 @@ def _usable_target(options: CompileOptions) -> Target:
 def _layout(target: Target, options: CompileOptions) -> str:
     known = target.capabilities.weight_layouts
     if options.weights is not None and options.weights not in known:
-        raise MmcError(f"no weight layout {options.weights!r}", "--weights", f"one of {', '.join(known)}")
+        raise MmcError(
+            f"no weight layout {options.weights!r}", "--weights", f"one of {', '.join(known)}"
+        )
     return options.weights or known[0]
 
 
@@ -126,10 +129,14 @@ def _refuse(done: Compilation, options: CompileOptions) -> None:
     dense = [f"{layer.name}: {layer.why}" for layer in done.layers if not layer.ternary]
     scans = [f"{r.name}: {r.why}" for r in done.recurrences if not r.linear]
     if options.require_matmul_free and dense:
-        raise MmcError(f"{len(dense)} MatMuls are left:\n  " + "\n  ".join(dense), "--require-matmul-free")
+        raise MmcError(
+            f"{len(dense)} MatMuls are left:\n  " + "\n  ".join(dense), "--require-matmul-free"
+        )
     if options.no_fallback and dense + scans:
         listed = "\n  ".join(dense + scans)
-        raise MmcError(f"{len(dense + scans)} parts fall back to a slow path:\n  {listed}", "--no-fallback")
+        raise MmcError(
+            f"{len(dense + scans)} parts fall back to a slow path:\n  {listed}", "--no-fallback"
+        )
 
 
 def _refuse_unsupported(target: Target, graph: Graph) -> None:
@@ -137,31 +144,32 @@ def _refuse_unsupported(target: Target, graph: Graph) -> None:
     if missing:
         op, why = missing[0]
         more = f" and {len(missing) - 1} more" if len(missing) > 1 else ""
-        raise MmcError(f"{op.mnemonic}: {why}{more}", str(op.origin or ""), "--target reference runs it")
-
-
-def fallbacks(graph: Graph) -> int:
-    """How many operations of the graph run on a slow path."""
-    return sum(isinstance(op, Linear | Matmul | Scan) for op in all_ops(graph))
+        raise MmcError(
+            f"{op.mnemonic}: {why}{more}", str(op.origin or ""), "--target reference runs it"
+        )
 
 
 def print_after(steps: Sequence[Step], name: str) -> None:
     """Print what a pass, or every pass ("all"), changed."""
     chosen = [step for step in steps if name in ("all", step.name)]
     if not chosen:
-        raise MmcError(f"no pass {name!r} ran", "--print-after", f"one of {', '.join(PASSES)} or all")
+        raise MmcError(
+            f"no pass {name!r} ran", "--print-after", f"one of {', '.join(PASSES)} or all"
+        )
     for step in chosen:
         sys.stdout.write(f"{step.summary()}\n{step.diff()}\n")
 
 
 def check_steps(done: Compilation) -> list[PassCheck]:
-    """Run every step's graphs on probe inputs; raise MmcError where a pass changed what the model computes."""
+    """Run every step's graphs on probe inputs; raise MmcError where they disagree."""
     probes = probe_inputs(done.imported)
     tensors = done.imported.tensors
     checks = [check_pass(s.name, s.before, s.after, s.mapped, tensors, probes) for s in done.steps]
     failed = [failure for check in checks for failure in check.failures]
     if failed:
-        raise MmcError(f"{len(failed)} comparisons failed:\n  " + "\n  ".join(failed[:20]), "--check")
+        raise MmcError(
+            f"{len(failed)} comparisons failed:\n  " + "\n  ".join(failed[:20]), "--check"
+        )
     return checks
 
 
@@ -173,19 +181,22 @@ def probe_inputs(imported: Imported, seed: int = 0) -> list[Mapping[str, np.ndar
     for op in imported.graph.inputs:
         names = {s for d in op.type.shape if not isinstance(d, int) for s in d.symbols}
         bound = op.type.bind({name: sizes.get(name, 3) for name in names})
-        probe[op.name] = _random(random, op.name, bound.shape, bound.dtype.numpy, imported)
+        probe[op.name] = _random(
+            random, op.name, static_shape(bound.shape), bound.dtype.numpy, imported
+        )
     return [probe]
 
 
-def _random(random: np.random.Generator, name: str, shape: Any, dtype: np.dtype[Any], imported: Imported) -> np.ndarray:
+def _random(
+    random: np.random.Generator,
+    name: str,
+    shape: tuple[int, ...],
+    dtype: np.dtype[np.generic],
+    imported: Imported,
+) -> np.ndarray:
     if dtype.kind == "b":
-        return random.integers(0, 2, shape).astype(dtype)
+        return random.integers(0, 2, shape) == 1
     if dtype.kind in "iu":
-        high = 5 if name == "lengths" else imported.vocab_size or 8
-        return random.integers(1 if name == "lengths" else 0, high, shape).astype(dtype)
-    return random.normal(size=shape).astype(dtype)
-
-
-def weights_of(entries: Mapping[str, Graph]) -> list[Weight]:
-    """The weights that any entry reads, once each."""
-    return list(dict.fromkeys(w for graph in entries.values() for w in graph.weights))
+        low, high = (1, 6) if name == "lengths" else (0, imported.vocab_size or 8)
+        return np.asarray(random.integers(low, high, shape), dtype)
+    return np.asarray(random.normal(size=shape), dtype)

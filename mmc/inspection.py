@@ -14,7 +14,7 @@ from mmc.report import in_bytes
 
 
 def inspect_source(source: Path) -> dict[str, Any]:
-    """Facts about a model directory (nothing is compiled) or an artefact (read from its manifest)."""
+    """Facts about a model directory (nothing is compiled) or an artefact (from its manifest)."""
     if (source / MANIFEST).is_file():
         manifest = open_artifact(source).manifest
         keys = ("kind", "target", "layers", "recurrences", "sizes", "built")
@@ -23,7 +23,9 @@ def inspect_source(source: Path) -> dict[str, Any]:
 
     done = analyse(import_source(source))
     counted = statistics(done.core)
-    folded = [w.name for w in done.core.weights if w.name.endswith(".folded") or ".folded." in w.name]
+    folded = [
+        w.name for w in done.core.weights if w.name.endswith(".folded") or ".folded." in w.name
+    ]
     return {
         "source": str(source),
         "kind": done.imported.kind,
@@ -43,18 +45,25 @@ def render_inspection(found: Mapping[str, Any]) -> str:
     layers: list[dict[str, Any]] = found["layers"]
     lines = [_layer(layer) for layer in layers]
     ternary = sum(layer["ternary"] for layer in layers)
-    lines.append(f"{ternary} of {len(layers)} linear layers are ternary; {len(layers) - ternary} dense MatMuls are left")
+    lines.append(
+        f"{ternary} of {len(layers)} linear layers are ternary; "
+        f"{len(layers) - ternary} dense MatMuls are left"
+    )
     for r in found["recurrences"]:
         verdict = "linear: h' = a*h + b, element by element" if r["linear"] else r["why"]
         lines.append(f"{r['name']:<40} recurrence, state {r['state']}: {verdict}")
     lines.append(f"{len(found['recurrences'])} recurrences")
     if "folded" in found:
         bounds = [name for name in found["folded"] if "lower_bounds" in name]
-        lines.append(f"{len(found['folded'])} values folded into weights" + (f", {len(bounds)} of them lower_bounds" if bounds else ""))
+        lines.append(
+            f"{len(found['folded'])} values folded into weights"
+            + (f", {len(bounds)} of them lower_bounds" if bounds else "")
+        )
         counts = found["multiplications_per_token"]
         lines.append(
             f"per token: {counts['replaced_by_additions']} multiply-adds became additions, "
-            f"{counts['dense']} multiplications are left in MatMuls, {counts['elementwise']} element-wise"
+            f"{counts['dense']} multiplications are left in MatMuls, "
+            f"{counts['elementwise']} element-wise"
         )
     if "sizes" in found:
         lines += _sizes(found["sizes"])
@@ -66,8 +75,14 @@ def _layer(layer: Mapping[str, Any]) -> str:
     if not layer["ternary"]:
         return f"{head} dense: {layer['why']}"
     by = layer["quantiser"]
-    how = f", int8 range {by['range']:g} eps {by['eps']:g} {by['rounding']} per {by['granularity']}" if by else ""
-    scale = "" if layer["scale"] is None else f" scale {layer['scale']:.5g} per {layer['granularity']},"
+    how = (
+        f", int8 range {by['range']:g} eps {by['eps']:g} {by['rounding']} per {by['granularity']}"
+        if by
+        else ""
+    )
+    scale = (
+        "" if layer["scale"] is None else f" scale {layer['scale']:.5g} per {layer['granularity']},"
+    )
     return f"{head} ternary,{scale} {layer['zeros']:.1%} zeros{how}"
 
 
@@ -76,6 +91,8 @@ def _sizes(sizes: Mapping[str, Any]) -> list[str]:
     bits = sizes["bits_per_ternary_weight"]
     return [
         f"weights {in_bytes(sizes['weight_bytes_total'])}: {kinds}",
-        f"{sizes['ternary_weights']} ternary weights at {bits} bits each" if bits else "no ternary weights",
+        f"{sizes['ternary_weights']} ternary weights at {bits} bits each"
+        if bits
+        else "no ternary weights",
         f"state {in_bytes(sizes['state_bytes_per_sequence'])} per sequence",
     ]

@@ -23,7 +23,7 @@ from mmc.passes.matmul_to_ternary import why_dense
 
 @dataclass(frozen=True)
 class Layer:
-    """One linear layer [rows, columns]; `why` says why it is dense, and is empty where it is ternary."""
+    """One linear layer [rows, columns]; `why` says why it is dense."""
 
     name: str
     rows: int
@@ -55,7 +55,9 @@ def linear_layers(graph: Graph, tensors: Tensors, steps: Sequence[Step]) -> list
             found.append(_ternary(op, graph, tensors))
         elif isinstance(op, Linear):
             known = isinstance(op.w, ExpandTernary)
-            found.append(_dense(op, why_dense(op) if known else reasons.get(place(op), why_dense(op))))
+            found.append(
+                _dense(op, why_dense(op) if known else reasons.get(place(op), why_dense(op)))
+            )
         elif isinstance(op, Matmul):
             found.append(_dense(op, "a product of two activations"))
     return found
@@ -70,7 +72,9 @@ def recurrences(graph: Graph, steps: Sequence[Step]) -> list[Recurrence]:
             found.append(Recurrence(place(op), str(op.h0.type), True))
         elif isinstance(op, Scan):
             state = ", ".join(str(v.type) for v in op.init)
-            found.append(Recurrence(place(op), state, False, reasons.get(place(op), "kept as a scan")))
+            found.append(
+                Recurrence(place(op), state, False, reasons.get(place(op), "kept as a scan"))
+            )
     return found
 
 
@@ -98,7 +102,10 @@ def _weight_scale(op: TernaryMatmul, graph: Graph) -> Weight | None:
         if isinstance(reader, Dequantize) and isinstance(reader.w, Weight):
             return reader.w
         if isinstance(reader, Cast):
-            return next((v for user in graph.users[reader] for v in user.operands if isinstance(v, Weight)), None)
+            return next(
+                (v for user in graph.users[reader] for v in user.operands if isinstance(v, Weight)),
+                None,
+            )
     return None
 
 

@@ -28,8 +28,9 @@ class Perplexity:
 
     def __str__(self) -> str:
         return (
-            f"token perplexity {self.perplexity:.3f} ({self.nats_per_token:.4f} nats per token) over "
-            f"{self.tokens} predicted tokens, windows of {self.window} tokens, each from an empty state"
+            f"token perplexity {self.perplexity:.3f} ({self.nats_per_token:.4f} nats per token) "
+            f"over {self.tokens} predicted tokens, windows of {self.window} tokens, "
+            "each from an empty state"
         )
 
 
@@ -47,9 +48,11 @@ def perplexity(
     window: int = 512,
     progress: Callable[[float], None] = lambda _: None,
 ) -> Perplexity:
-    """Cut ids [N] into windows that do not overlap; every token but the first of a window is predicted."""
+    """Cut ids [N] into windows without overlap; all but the first token of each are predicted."""
     if window < 2 or len(ids) < 2:
-        raise MmcError(f"needs at least two tokens a window: window {window}, text of {len(ids)} tokens")
+        raise MmcError(
+            f"needs at least two tokens a window: window {window}, text of {len(ids)} tokens"
+        )
     total, count = 0.0, 0
     for start in range(0, len(ids) - 1, window):
         part = ids[None, start : start + window]

@@ -14,9 +14,13 @@ def render_report(manifest: Mapping[str, Any], contents: Contents) -> str:
     """The page's text; it holds no times, so that a rebuilt artefact has the same bytes."""
     from jinja2 import Environment, StrictUndefined
 
-    environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
+    environment = Environment(
+        autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
+    )
     environment.filters["bytes"] = in_bytes
-    template = environment.from_string(files("mmc").joinpath("templates/report.html.jinja").read_text())
+    template = environment.from_string(
+        files("mmc").joinpath("templates/report.html.jinja").read_text()
+    )
     return template.render(manifest=manifest, contents=contents)
 
 

@@ -21,7 +21,7 @@ from mmc.targets.registry import load_target
 
 @dataclass(frozen=True)
 class State:
-    """What a model remembers of the sequences so far: an array [B, ...] for each recurrent state."""
+    """What a model remembers of its sequences: an array [B, ...] for each recurrent state."""
 
     arrays: Mapping[str, np.ndarray]
 
@@ -129,7 +129,9 @@ class Model:
         """Logits [B, V] after one more token [B] of each sequence, and the new state."""
         tokens = as_array(token)
         if tokens.ndim != 1:
-            raise MmcError(f"decode takes one token for each sequence [B], not {list(tokens.shape)}")
+            raise MmcError(
+                f"decode takes one token for each sequence [B], not {list(tokens.shape)}"
+            )
         logits, state = self.extend(tokens[:, None], None, state)
         return like(token, logits), state
 
@@ -196,7 +198,9 @@ class Model:
         if rest:
             yield rest
 
-    def _run(self, entry: str, ids: np.ndarray, lengths: np.ndarray, state: State) -> dict[str, np.ndarray]:
+    def _run(
+        self, entry: str, ids: np.ndarray, lengths: np.ndarray, state: State
+    ) -> dict[str, np.ndarray]:
         if any(len(array) != len(ids) for array in state.arrays.values()):
             raise MmcError(f"the state is not one of {len(ids)} sequences")
         return self._executable.run(entry, {"ids": ids, "lengths": lengths, **state.arrays})
@@ -204,9 +208,14 @@ class Model:
     def _tokens(self, ids: Any) -> np.ndarray:
         tokens = as_array(ids)
         if tokens.ndim != 2 or tokens.dtype.kind not in "iu":
-            raise MmcError(f"token ids must be integers [B, T], not {tokens.dtype} {list(tokens.shape)}")
+            raise MmcError(
+                f"token ids must be integers [B, T], not {tokens.dtype} {list(tokens.shape)}"
+            )
         if tokens.size == 0:
-            raise MmcError(f"there are no tokens in ids {list(tokens.shape)}", hint="a prompt needs at least one")
+            raise MmcError(
+                f"there are no tokens in ids {list(tokens.shape)}",
+                hint="a prompt needs at least one",
+            )
         low, high = int(tokens.min()), int(tokens.max())
         if low < 0 or high >= self.vocab_size:
             bad = low if low < 0 else high
@@ -217,8 +226,13 @@ class Model:
         if lengths is None:
             return np.full(len(tokens), tokens.shape[1], np.int64)
         counts = np.ascontiguousarray(as_array(lengths), np.int64)
-        if counts.shape != (len(tokens),) or not (1 <= counts.min() <= counts.max() <= tokens.shape[1]):
-            raise MmcError(f"lengths must be {len(tokens)} numbers from 1 to {tokens.shape[1]}, not {counts.tolist()}")
+        if counts.shape != (len(tokens),) or not (
+            1 <= counts.min() <= counts.max() <= tokens.shape[1]
+        ):
+            raise MmcError(
+                f"lengths must be {len(tokens)} numbers from 1 to {tokens.shape[1]}, "
+                f"not {counts.tolist()}"
+            )
         return counts
 
 

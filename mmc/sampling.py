@@ -25,9 +25,10 @@ class Sampler:
         return np.array([self._sample(row) for row in logits.astype(np.float64)], np.int64)
 
     def _sample(self, row: np.ndarray) -> int:
-        scaled = np.exp((row - row.max()) / self.temperature)
+        scaled: np.ndarray = np.exp((row - row.max()) / self.temperature)
         order = np.argsort(-scaled, kind="stable")
         mass = np.cumsum(scaled[order]) / scaled.sum()
         kept = order[: int(np.searchsorted(mass, self.top_p)) + 1]
-        drawn = self._random.random() * scaled[kept].sum()
-        return int(kept[min(int(np.searchsorted(np.cumsum(scaled[kept]), drawn)), len(kept) - 1)])
+        weights: np.ndarray = np.cumsum(scaled[kept])
+        drawn = self._random.random() * float(weights[-1])
+        return int(kept[min(int(np.searchsorted(weights, drawn)), len(kept) - 1)])

@@ -1,7 +1,8 @@
-"""Affine analysis of a scan's body: is the new state a * h + b, element by element?
+"""Affine analysis of a scan's body: is the new state a * h + b, element by element.
 
-Walks the body once, from the inputs to the outputs, and keeps for each value that depends on the state
-the pair (a, b) with value = a * h + b, where neither depends on the state; or the reason why there is none.
+Walks the body once, from the inputs to the outputs, and keeps for each value that depends on the
+state the pair (a, b) with value = a * h + b, where neither depends on the state; or the reason
+why there is none.
 """
 
 from __future__ import annotations
@@ -50,7 +51,7 @@ def analyse(body: Graph, state: Value) -> dict[Value, Class]:
 
 
 def _combine(op: Op, classes: dict[Value, Class]) -> Class:
-    """The class of an operation that reads the state, all of its operands being affine or independent."""
+    """The class of an operation that reads the state; its operands are affine or independent."""
     match op:
         case Add(x, y):
             return _sum(_affine(x, classes), _affine(y, classes))
@@ -90,7 +91,7 @@ def _is_zero(value: Value | None) -> bool:
 
 
 def _plus(x: Value | None, y: Value | None, none: float) -> Value | None:
-    """x + y where None stands for `none`."""
+    """X + y where None stands for `none`."""
     if none == 0.0 and (x is None or y is None):
         return x if y is None else y
     if _is_zero(x):

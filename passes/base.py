@@ -68,7 +68,9 @@ class RulePass(Pass):
     leftovers: Leftovers = lambda _: ()
 
     def run(self, graph: Graph, tensors: Tensors, log: Log) -> tuple[Graph, Mapped]:
-        after, mapped = rewrite(graph, self.rules, lambda r, op: log.fire(op, r.name, _first_line(r.why)))
+        after, mapped = rewrite(
+            graph, self.rules, lambda r, op: log.fire(op, r.name, _first_line(r.why))
+        )
         for op, why in self.leftovers(after):
             log.skip(op, why)
         return after, mapped

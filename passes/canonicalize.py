@@ -7,7 +7,19 @@ from typing import Any
 from mmc.ir.op import Op, Value
 from mmc.ir.ops.norm import RmsNorm
 from mmc.ir.ops.pointwise import (
-    Add, Cast, Detach, Div, Mul, Pow, Reciprocal, Rsqrt, Sigmoid, Silu, Sqrt, Square, Sub,
+    Add,
+    Cast,
+    Detach,
+    Div,
+    Mul,
+    Pow,
+    Reciprocal,
+    Rsqrt,
+    Sigmoid,
+    Silu,
+    Sqrt,
+    Square,
+    Sub,
 )  # fmt: skip
 from mmc.ir.ops.reduce import ArgMax, CumSum, Max, Mean, Median, Reduction, Softmax, Sum
 from mmc.ir.ops.shape import Concat, Expand, Gather, Pad, Permute, Reshape, Slice
@@ -41,62 +53,62 @@ def _keeps_shape(found: Bindings) -> bool:
 
 @rule_if(_keeps_shape)
 def times_one(x: Value, one: TensorType) -> tuple[Value, Value]:
-    """x * 1 is x."""
+    """X * 1 is x."""
     return Mul(x, Constant(1.0, one)) >> x
 
 
 @rule_if(_keeps_shape)
 def over_one(x: Value, one: TensorType) -> tuple[Value, Value]:
-    """x / 1 is x."""
+    """X / 1 is x."""
     return Div(x, Constant(1.0, one)) >> x
 
 
 @rule_if(_keeps_shape)
 def plus_zero(x: Value, one: TensorType) -> tuple[Value, Value]:
-    """x + 0 is x."""
+    """X + 0 is x."""
     return Add(x, Constant(0.0, one)) >> x
 
 
 @rule_if(_keeps_shape)
 def minus_zero(x: Value, one: TensorType) -> tuple[Value, Value]:
-    """x - 0 is x."""
+    """X - 0 is x."""
     return Sub(x, Constant(0.0, one)) >> x
 
 
 @rule
 def reciprocal_times(x: Value, c: float, of: TensorType) -> tuple[Value, Value]:
-    """c / x is how torch means its reciprocal(x) * c; the two differ by one rounding."""
+    """C / x is how torch means its reciprocal(x) * c; the two differ by one rounding."""
     return Mul(Reciprocal(x), Constant(c, of)) >> Div(Constant(c, of), x)
 
 
 @rule
 def power_of_two(x: Value, of: TensorType) -> tuple[Value, Value]:
-    """x ** 2 is x * x."""
+    """X ** 2 is x * x."""
     return Pow(x, Constant(2.0, of)) >> Square(x)
 
 
 @rule
 def times_itself(x: Value) -> tuple[Value, Value]:
-    """x * x is a square."""
+    """X * x is a square."""
     return Mul(x, x) >> Square(x)
 
 
 @rule
 def sigmoid_weighted(x: Value) -> tuple[Value, Value]:
-    """x * sigmoid(x) is SiLU."""
+    """X * sigmoid(x) is SiLU."""
     return Mul(x, Sigmoid(x)) >> Silu(x)
 
 
 @rule
 def root_mean_square(x: Value, eps: float, of: TensorType) -> tuple[Value, Value]:
-    """x * rsqrt(mean(x^2) + eps) is RMSNorm."""
+    """X * rsqrt(mean(x^2) + eps) is RMSNorm."""
     mean = Add(Mean(Square(x), -1, True), Constant(eps, of))
     return Mul(x, Rsqrt(mean)) >> RmsNorm(x, None, eps)
 
 
 @rule
 def over_root_mean_square(x: Value, eps: float, of: TensorType) -> tuple[Value, Value]:
-    """x / sqrt(mean(x^2) + eps) is RMSNorm."""
+    """X / sqrt(mean(x^2) + eps) is RMSNorm."""
     mean = Add(Mean(Square(x), -1, True), Constant(eps, of))
     return Div(x, Sqrt(mean)) >> RmsNorm(x, None, eps)
 

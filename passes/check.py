@@ -1,12 +1,12 @@
 """Check a pass by running the graphs from before and after it on the same numbers.
 
-Both graphs are run by the interpreter.  Wherever a value of the old graph has a counterpart in the new
-one the two are compared, and the new graph goes on with the old value: so every comparison is local,
-and a rounding that flips in one layer does not spread through the next.  Integers must be identical,
-floats within `FLOAT_BOUND` of the largest number of their tensor.
+Both graphs are run by the interpreter.  Wherever a value of the old graph has a counterpart in
+the new one the two are compared, and the new graph goes on with the old value: so every
+comparison is local, and a rounding that flips in one layer does not spread through the next.
+ Integers must be identical, floats within `FLOAT_BOUND` of the largest number of their tensor.
 
-A probe of kind "ties" also feeds every quantiser that both graphs have with numbers half way between
-two integers, where the roundings differ.
+A probe of kind "ties" also feeds every quantiser that both graphs have with numbers half way
+between two integers, where the roundings differ.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ Inputs = Mapping[str, np.ndarray]
 
 @dataclass
 class PassCheck:
-    """What was compared and what was found.  `float_error` is relative to the largest number of a tensor."""
+    """What was compared and found; `float_error` is relative to a tensor's largest number."""
 
     name: str
     graph: str
@@ -72,7 +72,7 @@ class PassCheck:
 
 
 def relative_error(old: np.ndarray, new: np.ndarray) -> float:
-    """The largest difference over the largest number; infinite where one is not a number and the other is."""
+    """The largest difference over the largest number; infinite where only one is a number."""
     a, b = old.astype(np.float64), new.astype(np.float64)
     same = (a == b) | (np.isnan(a) & np.isnan(b))
     if same.all():
@@ -84,7 +84,12 @@ def relative_error(old: np.ndarray, new: np.ndarray) -> float:
 
 
 def check_pass(
-    name: str, before: Graph, after: Graph, mapped: Mapped, tensors: Tensors, probes: Sequence[Inputs]
+    name: str,
+    before: Graph,
+    after: Graph,
+    mapped: Mapped,
+    tensors: Tensors,
+    probes: Sequence[Inputs],
 ) -> PassCheck:
     """Compare two graphs on every probe, as it is and with ties."""
     check = PassCheck(name, after.name)
@@ -100,7 +105,13 @@ class _Run:
     """One probe through both graphs."""
 
     def __init__(
-        self, check: PassCheck, before: Graph, after: Graph, mapped: Mapped, tensors: Tensors, ties: bool = False
+        self,
+        check: PassCheck,
+        before: Graph,
+        after: Graph,
+        mapped: Mapped,
+        tensors: Tensors,
+        ties: bool = False,
     ) -> None:
         self.check, self.before, self.after, self.tensors = check, before, after, tensors
         self.kept: dict[Value, np.ndarray] = {}
@@ -115,7 +126,11 @@ class _Run:
         """What quantisers read, where both graphs have it."""
         read = {op.operands[0] for op in self.before if isinstance(op, Abs | Quantizes)}
         known = {v for v in read if v in mapped and _is_seen(producer(mapped[v]), present)}
-        return {v for v in known if producer(v).operands and v.type.dtype is DType.F32 and v.type.rank >= 2}
+        return {
+            v
+            for v in known
+            if producer(v).operands and v.type.dtype is DType.F32 and v.type.rank >= 2
+        }
 
     def run(self, inputs: Inputs) -> None:
         evaluate(self.before, inputs, self.tensors, self._keep)

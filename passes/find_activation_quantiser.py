@@ -1,8 +1,8 @@
 """Find where activations are rounded to int8, and say exactly how.
 
-q = clamp(round(x * scale), low, high), scale = range / max(max|x|, eps).  Range, bounds, eps, rounding
-and granularity differ between released models; all of them become attributes of `quantize`.
-(arXiv:2406.02528, section 3.2; the released code's `activation_quant`.)
+q = clamp(round(x * scale), low, high), scale = range / max(max|x|, eps).  Range, bounds, eps,
+rounding and granularity differ between released models; all of them become attributes of
+`quantize`. (arXiv:2406.02528, section 3.2; the released code's `activation_quant`.)
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from mmc.passes.rewrite import Bindings, rule, rule_if
 
 
 def _scale(x: Value, top: float, eps: float, of: TensorType) -> Div:
-    """range / max(max|x|, eps), one for each token."""
+    """Range / max(max|x|, eps), one for each token."""
     return Div(Constant(top, of), Clamp(Max(Abs(x), -1, True), eps, None))
 
 
@@ -41,8 +41,10 @@ def round_to_int8(
 
 
 @rule
-def over_its_scale(x: Value, top: float, eps: float, of: TensorType, low: int, high: int, mode: str) -> tuple[Value, Value]:
-    """q / scale is q times the step that `quantize` returns."""
+def over_its_scale(
+    x: Value, top: float, eps: float, of: TensorType, low: int, high: int, mode: str
+) -> tuple[Value, Value]:
+    """Q / scale is q times the step that `quantize` returns."""
     q, s = Quantize(x, AbsMax(top, low, high, eps, mode))
     return Div(Cast(q, DType.F32), _scale(x, top, eps, of)) >> Dequantize(q, s)
 
@@ -53,4 +55,7 @@ RULES = (round_to_int8, over_its_scale)
 def leftovers(graph: Graph) -> Iterator[tuple[Op, str]]:
     for op in graph:
         if isinstance(op, Round):
-            yield op, "rounds, but not as clamp(round(x * range / max(max|x|, eps)), low, high): kept as it is"
+            yield (
+                op,
+                "rounds, but not as clamp(round(x * range / max(max|x|, eps)), low, high): kept",
+            )

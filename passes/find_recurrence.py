@@ -1,8 +1,9 @@
 """Find linear recurrences: prove that a scan's body is h' = a * h + b, element by element.
 
 Then the whole sequence of a and b is known before the first step, and the memory is one
-`linear_recurrence` (arXiv:2406.02528, section 3.3.1) that a target can step or scan.  A state that is
-mixed by a matrix ("dense") or squashed ("nonlinear", as in a GRU) is left alone, with the reason.
+`linear_recurrence` (arXiv:2406.02528, section 3.3.1) that a target can step or scan.  A state
+that is mixed by a matrix ("dense") or squashed ("nonlinear", as in a GRU) is left alone, with the
+reason.
 """
 
 from __future__ import annotations
@@ -43,7 +44,7 @@ class FindRecurrence(Pass):
 
 
 def _lift(old: Op, scan: Scan, log: Log) -> tuple[Value, ...]:
-    """What each result of the scan is without it; nothing where one state is no linear recurrence."""
+    """What each result of the scan is without it; nothing where a state is not linear."""
     sequences = _Sequences(scan)
     try:
         proofs = [sequences.add_state(index) for index in range(len(scan.init))]
@@ -83,7 +84,9 @@ class _Sequences:
         state, (_, new) = self.states[index], self.scan.body.outputs[index]
         for other in self.states:
             if other is not state and analyse(self.scan.body, other)[new] is not None:
-                raise _NotLifted(f"state {state.name} depends on state {other.name}: one recurrence each is needed")
+                raise _NotLifted(
+                    f"state {state.name} depends on state {other.name}: not a recurrence each"
+                )
         found = analyse(self.scan.body, state)[new]
         if isinstance(found, NotAffine):
             raise _NotLifted(found.why)

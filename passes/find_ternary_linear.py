@@ -1,8 +1,8 @@
 """Find linear layers whose weights are ternary, by value: a scale times {-1, 0, 1}.
 
 The scale may be one for the tensor, one a row, or one a group of 32 to 256 columns (BitNet b1.58,
-arXiv:2402.17764, has one a tensor).  The weight turns into `expand_ternary(trits, scale)`, which has
-the same values, and leaves the layer itself alone.
+arXiv:2402.17764, has one a tensor).  The weight turns into `expand_ternary(trits, scale)`, which
+has the same values, and leaves the layer itself alone.
 """
 
 from __future__ import annotations
@@ -30,7 +30,9 @@ class FindTernaryLinear(Pass):
         for op in graph:
             if isinstance(op, Linear):
                 self._look(op, found, tensors, log)
-        return graph.map(lambda old, moved: found.get(old, moved) if isinstance(old, Weight) else moved)
+        return graph.map(
+            lambda old, moved: found.get(old, moved) if isinstance(old, Weight) else moved
+        )
 
     def _look(self, op: Linear, found: dict[Weight, Value], tensors: Tensors, log: Log) -> None:
         if not isinstance(op.w, Weight):

@@ -1,7 +1,8 @@
 """Fold what depends on parameters alone: weight quantisers, lower bounds, casts of gains.
 
-The folded value becomes a weight with a recipe; it is computed in the graph's own arithmetic (float32)
-and only when somebody asks for its bytes.  After this pass a quantised weight is a tensor of three values.
+The folded value becomes a weight with a recipe; it is computed in the graph's own arithmetic
+(float32) and only when somebody asks for its bytes.  After this pass a quantised weight is a
+tensor of three values.
 """
 
 from __future__ import annotations
@@ -28,7 +29,9 @@ class FoldConstants(Pass):
         for op in tops:
             source = _weights(op)[0]
             folded[op] = tensors.add(f"{source.name}.folded", op.type, op)
-            log.fire(op, "fold", f"{source.name}: {op.mnemonic} and what feeds it fold into a weight")
+            log.fire(
+                op, "fold", f"{source.name}: {op.mnemonic} and what feeds it fold into a weight"
+            )
         return graph.map(lambda old, moved: folded.get(old, moved))
 
 
@@ -37,13 +40,17 @@ def _constant_ops(graph: Graph) -> set[Op]:
     constant: set[Op] = set()
     for op in graph:
         fixed = not any(isinstance(d, SymbolicDim) for t in op.types for d in t.shape)
-        if fixed and not isinstance(op, Input) and all(producer(v) in constant for v in op.operands):
+        if (
+            fixed
+            and not isinstance(op, Input)
+            and all(producer(v) in constant for v in op.operands)
+        ):
             constant.add(op)
     return constant
 
 
 def _is_top(op: Op, graph: Graph, constant: set[Op]) -> bool:
-    """True where folding pays: the value is read by something that stays, and is not a source itself."""
+    """True where something that stays reads the value, and it is not a source itself."""
     if isinstance(op, Weight | Constant | Iota) or len(op.results) != 1 or not _weights(op):
         return False
     read_outside = any(user not in constant for user in graph.users[op])

@@ -1,21 +1,22 @@
 """Fuse operations into kernels: what a target emits and launches as one.
 
 Projections (`ternary_matmul`, `linear`, `matmul`) and recurrences are the barriers.  Between two
-barriers everything that goes row by row (norms, quantisers, gates, GLU, residuals) becomes one kernel;
-what feeds a recurrence element by element becomes part of it (the MLGRU).  A reshape costs nothing and
-stays outside.  Equal bodies are one object, so that a target compiles each kernel once for all layers.
+barriers everything that goes row by row (norms, quantisers, gates, GLU, residuals) becomes one
+kernel; what feeds a recurrence element by element becomes part of it (the MLGRU).  A reshape
+costs nothing and stays outside.  Equal bodies are one object, so that a target compiles each
+kernel once for all layers.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
 from mmc.ir.graph import Graph, Mapped
 from mmc.ir.op import Op, Value, origin, producer
 from mmc.ir.ops.norm import LayerNorm, RmsNorm, RmsStatistic
-from mmc.ir.ops.pointwise import Add, Binary, Sigmoid, Silu, Unary, Where
+from mmc.ir.ops.pointwise import Add, Binary, Mul, Sigmoid, Silu, Unary, Where
 from mmc.ir.ops.recurrence import Kernel, LinearRecurrence
 from mmc.ir.ops.reduce import ArgMax, Max, Mean, Softmax, Sum
 from mmc.ir.ops.shape import Expand, Gather, Reshape, Slice, TakePosition
@@ -95,7 +96,7 @@ def _rows(op: Op) -> Shape:
 
 
 def _levels(graph: Graph) -> dict[Op, int]:
-    """How many barriers come before each operation, row-wise ones as late as their readers allow."""
+    """How many barriers come before each operation; row-wise ones wait for their readers."""
     soon: dict[Op, int] = {}
     for op in graph:
         makers = {producer(v) for v in op.operands}
@@ -114,10 +115,11 @@ def _absorb_producers(recurrence: LinearRecurrence, graph: Graph, groups: Groups
     for op in reversed(graph.ops):
         readers = graph.users[op]
         wanted = bool(readers) and inside.issuperset(readers) and op not in returned
-        if wanted and isinstance(op, (*POINTWISE, Slice)) and goes_row_by_row(op):
-            if op in groups and op.types[0].rank in (0, recurrence.type.rank) and groups.alone(op):
-                inside.add(op)
-                groups.join(op, recurrence)
+        elementwise = isinstance(op, (*POINTWISE, Slice)) and goes_row_by_row(op)
+        same_index = op.types[0].rank in (0, recurrence.type.rank)
+        if wanted and elementwise and same_index and op in groups and groups.alone(op):
+            inside.add(op)
+            groups.join(op, recurrence)
 
 
 def _emit(graph: Graph, groups: Groups, log: Log) -> tuple[Graph, Mapped]:
@@ -126,13 +128,15 @@ def _emit(graph: Graph, groups: Groups, log: Log) -> tuple[Graph, Mapped]:
     for members in groups.in_order():
         first = members[0]
         if isinstance(first, Reshape):
-            new[first] = first.rebuild(lambda v: new[v])
+            new[first] = first.rebuild(new.__getitem__)
             continue
         reads, body, returned = _body(graph, members)
         with origin(first.origin):
             kernel = Kernel(tuple(new[v] for v in reads), body)
         new |= zip(returned, kernel.results, strict=True)
-        log.fire(first, body.name, f"{len(members)} operations: {', '.join(m.mnemonic for m in members)}")
+        log.fire(
+            first, body.name, f"{len(members)} operations: {', '.join(m.mnemonic for m in members)}"
+        )
     outputs = tuple((name, new[value]) for name, value in graph.outputs)
     return Graph(graph.name, graph.inputs, outputs), new
 
@@ -152,21 +156,12 @@ def _body(graph: Graph, members: Sequence[Op]) -> tuple[list[Value], Graph, list
                     continue
                 inner[value] = Input(f"x{len(reads)}", value.type)
                 reads.append(value)
-            moved = type(op)(*_moved_fields(op, inner))
+            moved = op.rebuild(inner.__getitem__, keep_origin=False)
             inner |= zip(op.results, moved.results, strict=True)
         returned = [v for op in members for v in op.results if _is_read_outside(v, graph, inside)]
         inputs = tuple(i for v in reads if isinstance(i := inner[v], Input))
         outputs = tuple((f"y{n}", inner[v]) for n, v in enumerate(returned))
         return reads, Graph(_name(members), inputs, outputs), returned
-
-
-def _moved_fields(op: Op, inner: dict[Value, Value]) -> Iterable[object]:
-    for name in op.field_names:
-        field = getattr(op, name)
-        if name not in op.operand_names or field is None:
-            yield field
-        else:
-            yield tuple(inner[v] for v in field) if isinstance(field, tuple) else inner[field]
 
 
 def _is_read_outside(value: Value, graph: Graph, inside: set[Op]) -> bool:
@@ -186,7 +181,8 @@ def _name(members: Sequence[Op]) -> str:
         "embedding": Gather in kinds,
         "last": TakePosition in kinds,
         "residual": Add in kinds,
-        "gate": Silu in kinds or Sigmoid in kinds,
+        "glu": {Silu, Slice, Mul} <= kinds,
+        "gate": bool({Silu, Sigmoid} & kinds) and Slice not in kinds,
         "norm": any(issubclass(k, RmsNorm | RmsStatistic) or "norm" in k.mnemonic for k in kinds),
         "quantize": any(issubclass(k, Quantizes) for k in kinds),
     }

@@ -1,7 +1,8 @@
 """Fuse normalisation with the quantisation that follows it.
 
-The paper's fused BitLinear (arXiv:2406.02528, section 3.2.1): a row is read once, normalised and rounded
-on chip, and written once as int8, instead of being written back in float32 between the two.
+The paper's fused BitLinear (arXiv:2406.02528, section 3.2.1): a row is read once, normalised and
+rounded on chip, and written once as int8, instead of being written back in float32 between the
+two.
 """
 
 from __future__ import annotations
@@ -28,4 +29,7 @@ def leftovers(graph: Graph) -> Iterator[tuple[Op, str]]:
     for op in graph:
         if isinstance(op, Quantize):
             normed = isinstance(op.x, RmsNorm)
-            yield op, "the normalised row has other readers" if normed else "its input is not a norm"
+            yield (
+                op,
+                "the normalised row has other readers" if normed else "its input is not a norm",
+            )

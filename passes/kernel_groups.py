@@ -46,11 +46,16 @@ class Groups:
                         self.add(op)
 
     def in_order(self) -> list[list[Op]]:
-        """The groups, producers first, each in the order of the graph; a reshape is a group by itself."""
+        """The groups, producers first, each in the graph's order; a reshape is its own group."""
         quotient = self._quotient()
-        key = {node: min(self._order[op] for op in self._members.get(node, [node])) for node in quotient}
+        key = {
+            node: min(self._order[op] for op in self._members.get(node, [node]))
+            for node in quotient
+        }
         order = nx.lexicographical_topological_sort(quotient, key=key.__getitem__)
-        return [sorted(self._members.get(node, [node]), key=self._order.__getitem__) for node in order]
+        return [
+            sorted(self._members.get(node, [node]), key=self._order.__getitem__) for node in order
+        ]
 
     def _quotient(self) -> nx.DiGraph[Op]:
         quotient: nx.DiGraph[Op] = nx.DiGraph()

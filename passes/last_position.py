@@ -1,8 +1,8 @@
 """Compute the head for the last position of each prompt only.
 
-To go on with a text one needs the logits of its last position, not of all; and what is position-wise
-(norms, quantisers, projections, gates) can take that position first.  The pass takes it as early as the
-data flow allows: right behind the last recurrence.
+To go on with a text one needs the logits of its last position, not of all; and what is
+position-wise (norms, quantisers, projections, gates) can take that position first.  The pass
+takes it as early as the data flow allows: right behind the last recurrence.
 """
 
 from __future__ import annotations
@@ -44,11 +44,18 @@ class LastPosition(Pass):
             return TakePosition(value, last) if per_position else value
 
         for op in Graph("head", (), ((self.output, top),)).ops:
-            if op in needed or not op.operands or not op.positionwise or op.types[0].shape[:2] != leading:
+            if (
+                op in needed
+                or not op.operands
+                or not op.positionwise
+                or op.types[0].shape[:2] != leading
+            ):
                 continue
             with origin(op.origin):
                 narrowed |= zip(op.results, op.rebuild(narrow).results, strict=True)
-            log.fire(op, "take", "nothing but the head reads it: computed for the last position alone")
+            log.fire(
+                op, "take", "nothing but the head reads it: computed for the last position alone"
+            )
         last_logits = narrow(top)
         values = tuple((n, last_logits if n == self.output else v) for n, v in graph.outputs)
         return Graph(graph.name, graph.inputs, values), {v: v for op in needed for v in op.results}

@@ -35,13 +35,14 @@ class Step:
 
     def summary(self) -> str:
         rules = ", ".join(f"{name} x{n}" for name, n in self.log.fired.items()) or "nothing fired"
-        return f"{self.name:<28}{len(self.before):>6} -> {len(self.after):<6}{self.seconds:6.2f} s  {rules}"
+        size = f"{len(self.before):>6} -> {len(self.after):<6}"
+        return f"{self.name:<28}{size}{self.seconds:6.2f} s  {rules}"
 
     def diff(self) -> str:
         return diff(self.before, self.after)
 
     def record(self) -> str:
-        """One line of passes.jsonl; without times, so that a rebuilt artefact has the same bytes."""
+        """One line of passes.jsonl; without times, so that a rebuilt artefact is the same."""
         return json.dumps({
             "number": self.number,
             "pass": self.name,
@@ -64,7 +65,7 @@ class PassManager:
         self._progress = progress
 
     def run(self, graph: Graph, passes: Sequence[Pass]) -> Graph:
-        """The graph after all the passes; raise MmcError, naming the pass, where one breaks the graph."""
+        """The graph after all the passes; raise MmcError, naming the pass that breaks it."""
         for each in passes:
             graph = self.run_one(graph, each).after
         return graph
@@ -77,8 +78,12 @@ class PassManager:
             after.verify()
         except VerifyError as error:
             ran = ", ".join(step.name for step in self.steps) or "none"
-            raise MmcError(str(error), f"after pass {each.name}", f"passes before it: {ran}") from error
-        step = Step(len(self.steps) + 1, each.name, graph, after, mapped, log, time.perf_counter() - began)
+            raise MmcError(
+                str(error), f"after pass {each.name}", f"passes before it: {ran}"
+            ) from error
+        step = Step(
+            len(self.steps) + 1, each.name, graph, after, mapped, log, time.perf_counter() - began
+        )
         self.steps.append(step)
         return step
 

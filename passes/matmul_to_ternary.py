@@ -34,7 +34,9 @@ def ternary_linear(q: Value, s: Value, t: Value, scale: Value) -> tuple[Value, V
 
 
 @rule_if(_scale_outside_sum)
-def ternary_linear_bias(q: Value, s: Value, t: Value, scale: Value, bias: Value) -> tuple[Value, Value]:
+def ternary_linear_bias(
+    q: Value, s: Value, t: Value, scale: Value, bias: Value
+) -> tuple[Value, Value]:
     """The bias is added after both scales, as it was."""
     layer = Linear(Dequantize(q, s), ExpandTernary(t, scale), bias)
     return layer >> Add(Dequantize(TernaryMatmul(q, t), s, scale), bias)
@@ -48,7 +50,9 @@ def ternary_linear_deferred(q: Value, t: Value, scale: Value) -> tuple[Value, Va
 
 
 @rule_if(_int8)
-def ternary_linear_deferred_bias(q: Value, t: Value, scale: Value, bias: Value) -> tuple[Value, Value]:
+def ternary_linear_deferred_bias(
+    q: Value, t: Value, scale: Value, bias: Value
+) -> tuple[Value, Value]:
     """The bias enters before the step of the activations is applied, and stays there."""
     layer = Linear(Cast(q, DType.F32), ExpandTernary(t, scale), bias)
     return layer >> Add(Mul(Cast(TernaryMatmul(q, t), DType.F32), scale), bias)
@@ -70,5 +74,5 @@ def why_dense(op: Linear) -> str:
     if not isinstance(op.w, ExpandTernary):
         return "dense weights"
     if op.w.scale.type.rank == 2:
-        return f"ternary weights with a scale for each group of columns ({op.w.scale.type}): kept dense"
+        return f"ternary weights with a scale a group of columns ({op.w.scale.type}): kept dense"
     return "ternary weights, but its input is not quantised to int8 (W1.58A16): kept dense"

@@ -5,7 +5,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -15,13 +14,10 @@ from mmc.ir.op import Op, Value, origin
 from mmc.ir.ops.source import Weight
 from mmc.ir.ops.ternary import PackTernary as Pack
 from mmc.ir.ops.ternary import TernaryMatmul
-from mmc.ir.packing import PLANES, packed_bytes
+from mmc.ir.packing import MAX_COLUMNS, PLANES, Layout, packed_bytes
 from mmc.ir.tensors import Tensors
 from mmc.ir.types import DType, static_shape
 from mmc.passes.base import Log, Pass
-
-MAX_COLUMNS: Mapping[str, int] = {"1.6bit": 33_000, "2bit": 528_000}
-"""Beyond this many columns the kernels of a layout could overflow their int32 accumulators."""
 
 
 @dataclass(frozen=True)
@@ -33,7 +29,9 @@ class PackTernary(Pass):
 
     def run(self, graph: Graph, tensors: Tensors, log: Log) -> tuple[Graph, Mapped]:
         if self.layout not in PLANES:
-            raise MmcError(f"unknown layout {self.layout!r}", "pack-ternary", f"one of {', '.join(PLANES)}")
+            raise MmcError(
+                f"unknown layout {self.layout!r}", "pack-ternary", f"one of {', '.join(PLANES)}"
+            )
         packed: dict[Weight, Weight] = {}
 
         def step(old: Op, moved: Op) -> Value:
@@ -50,11 +48,19 @@ class PackTernary(Pass):
 
     def _pack(self, op: Op, weight: Weight, tensors: Tensors, log: Log) -> Weight:
         n, k = static_shape(weight.type.shape)
-        layout = self.layout if k <= MAX_COLUMNS[self.layout] else "2bit"
+        layout: Layout = (
+            "1.6bit" if self.layout == "1.6bit" and k <= MAX_COLUMNS["1.6bit"] else "2bit"
+        )
         size = packed_bytes(n, k, layout)
-        log.fire(op, layout, f"{weight.name} {n}x{k}: {size} bytes, {8 * size / (n * k):.3f} bits a weight")
+        log.fire(
+            op,
+            layout,
+            f"{weight.name} {n}x{k}: {size} bytes, {8 * size / (n * k):.3f} bits a weight",
+        )
         stem = weight.name.removesuffix(".trits")
-        return tensors.add(f"{stem}.{layout}", weight.type.with_dtype(DType.packed(layout)), Pack(weight, layout))
+        return tensors.add(
+            f"{stem}.{layout}", weight.type.with_dtype(DType.packed(layout)), Pack(weight, layout)
+        )
 
 
 PASS = PackTernary

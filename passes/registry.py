@@ -39,7 +39,9 @@ def load_pass(name: str, options: Mapping[str, Any] | None = None) -> Pass:
         return RulePass(name, module.RULES, getattr(module, "leftovers", lambda _: ()))
     known = {f.name for f in fields(module.PASS)}
     if unknown := set(options or {}) - known:
-        raise MmcError(f"{name} has no option {sorted(unknown)[0]!r}", hint=f"it has {sorted(known)}")
+        raise MmcError(
+            f"{name} has no option {sorted(unknown)[0]!r}", hint=f"it has {sorted(known)}"
+        )
     return module.PASS(**(options or {}))
 
 
@@ -47,7 +49,11 @@ def describe(name: str) -> tuple[str, dict[str, str]]:
     """The first line of what a pass does, and its options with their defaults."""
     module = importlib.import_module(f"mmc.passes.{name.replace('-', '_')}")
     made = load_pass(name)
-    options = {} if isinstance(made, RulePass) else {f.name: repr(getattr(made, f.name)) for f in _options(made)}
+    options = (
+        {}
+        if isinstance(made, RulePass)
+        else {f.name: repr(getattr(made, f.name)) for f in _options(made)}
+    )
     return (module.__doc__ or "").split("\n\n")[0].replace("\n", " "), options
 
 

@@ -1,10 +1,10 @@
-"""Rewrite rules: the pattern is the IR itself, with holes.
+'''Rewrite rules: the pattern is the IR itself, with holes.
 
-    @rule
-    def norm_then_quantize(x, gain, eps, by):
-        \"""Why this is right.\"""
-        return Quantize(Once(RmsNorm(x, gain, eps)), by) >> RmsNormQuantize(x, gain, eps, by)
-"""
+@rule
+def norm_then_quantize(x, gain, eps, by):
+    \"""Why this is right.\"""
+    return Quantize(Once(RmsNorm(x, gain, eps)), by) >> RmsNormQuantize(x, gain, eps, by)
+'''
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ class Rule:
 
 @dataclass(frozen=True)
 class CodeRule:
-    """A rule whose shape is not fixed: a function from an operation to what takes its place, or None."""
+    """A rule without a fixed shape: from an operation to what takes its place, or None."""
 
     name: str
     why: str
@@ -72,7 +72,9 @@ class CodeRule:
 
 def rule_for(*roots: type[Op]) -> Callable[[Callable[[Any], Value | None]], CodeRule]:
     """A rule for operations of the given classes."""
-    return lambda function: CodeRule(function.__name__, inspect.getdoc(function) or "", roots, function)
+    return lambda function: CodeRule(
+        function.__name__, inspect.getdoc(function) or "", roots, function
+    )
 
 
 def rule(template: Callable[..., tuple[Value, Value]], guard: Guard = lambda _: True) -> Rule:
@@ -86,7 +88,9 @@ def rule_if(guard: Guard) -> Callable[[Callable[..., tuple[Value, Value]]], Rule
     return lambda template: rule(template, guard)
 
 
-def _match(pattern: object, node: object, found: dict[str, Any], readers: Readers) -> Iterator[dict[str, Any]]:
+def _match(
+    pattern: object, node: object, found: dict[str, Any], readers: Readers
+) -> Iterator[dict[str, Any]]:
     """Every way to lay the pattern over the node."""
     match pattern:
         case Hole(name):
@@ -103,7 +107,7 @@ def _match(pattern: object, node: object, found: dict[str, Any], readers: Reader
         case Op():
             if type(node) is type(pattern):
                 for order in _orders(pattern.fields, pattern.commutative):
-                    yield from _match_all(order, cast(Op, node).fields, found, readers)
+                    yield from _match_all(order, node.fields, found, readers)
         case _ if is_dataclass(pattern) and not isinstance(pattern, type):
             if type(node) is type(pattern):
                 yield from _match_all(_record(pattern), _record(node), found, readers)
@@ -157,7 +161,7 @@ Fired = Callable[[AnyRule, Op], None]
 def rewrite(graph: Graph, rules: Sequence[AnyRule], fired: Fired) -> tuple[Graph, Mapped]:
     """Apply the rules at every operation, from the inputs to the outputs, until none fires.
 
-    Also returns what became of every value; `fired` hears of each firing and the operation it replaced.
+    Also returns what became of every value; `fired` hears of each firing and what it replaced.
     """
     by_root: dict[type, list[AnyRule]] = {}
     for candidate in rules:
@@ -177,7 +181,9 @@ def rewrite(graph: Graph, rules: Sequence[AnyRule], fired: Fired) -> tuple[Graph
         with origin(old.origin):
             new = settle(moved)
         # It will have the readers that the old one had.
-        readers[producer(new)] += len(graph.users[old]) + sum(producer(v) is old for v in graph.values)
+        readers[producer(new)] += len(graph.users[old]) + sum(
+            producer(v) is old for v in graph.values
+        )
         return new
 
     return graph.map(step)

@@ -1,7 +1,8 @@
 """Normalise one vector once: projections with gains of their own share its mean square.
 
-In the released MatMul-free LM the i, f and g projections each apply an RMSNorm of their own to one
-vector.  The three differ in the gain alone; the statistic 1 / sqrt(mean(x^2) + eps) is one number a row.
+In the released MatMul-free LM the i, f and g projections each apply an RMSNorm of their own to
+one vector.  The three differ in the gain alone; the statistic 1 / sqrt(mean(x^2) + eps) is one
+number a row.
 """
 
 from __future__ import annotations

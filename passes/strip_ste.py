@@ -1,7 +1,7 @@
 """Strip straight-through estimators, which training leaves in the graph.
 
-`x + detach(q - x)` has the value q and the gradient of x.  In floating point it is only nearly q (in
-bf16 a ternary weight comes out up to 0.8 % off), so it goes before anything looks at values.
+`x + detach(q - x)` has the value q and the gradient of x.  In floating point it is only nearly q
+(in bf16 a ternary weight comes out up to 0.8 % off), so it goes before anything looks at values.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from mmc.passes.rewrite import rule
 
 @rule
 def straight_through(q: Value, x: Value) -> tuple[Value, Value]:
-    """x + detach(q - x) is q: the estimator changes gradients alone."""
+    """X + detach(q - x) is q: the estimator changes gradients alone."""
     return Add(x, Detach(Sub(q, x))) >> q
 
 

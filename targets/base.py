@@ -76,7 +76,7 @@ class Target:
         raise NotImplementedError
 
     def check(self, folder: Path, entries: Mapping[str, Graph], probe: Arrays) -> dict[str, Any]:
-        """Compare every kernel with the interpreter on a probe; raise MmcError where one is wrong."""
+        """Compare every kernel with the interpreter on a probe; raise MmcError on a wrong one."""
         return {}
 
 

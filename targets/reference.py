@@ -1,4 +1,4 @@
-"""The reference target: the interpreter itself.  Slow, and the truth that every other target is held to."""
+"""The reference target: the interpreter, slow, and the truth that others are held to."""
 
 from __future__ import annotations
 
@@ -34,7 +34,9 @@ class ReferenceTarget(Target):
 class _Interpreter:
     def __init__(self, folder: Path, entries: Sequence[str]) -> None:
         weights = WeightsFile.open(folder / "weights.safetensors")
-        self._graphs = {e: parse((folder / graph_file(e)).read_text(), graph_file(e)) for e in entries}
+        self._graphs = {
+            e: parse((folder / graph_file(e)).read_text(), graph_file(e)) for e in entries
+        }
         self._tensors = {w.name: weights.array(w) for g in self._graphs.values() for w in g.weights}
 
     def run(self, entry: str, inputs: Arrays) -> dict[str, np.ndarray]:

@@ -1,8 +1,9 @@
-"""The weights of an artefact: one safetensors file that is mapped into memory and used where it lies.
+"""The weights of an artefact: one safetensors file, mapped and used where it lies.
 
 Every tensor starts at a multiple of 64 bytes from the start of the file, so that kernels may use
-aligned vector loads.  The format allows no gaps between tensors; where a tensor does not end at such a
-multiple, a tensor named `pad.N` follows.  Packed ternary matrices are stored as their bytes.
+aligned vector loads.  The format allows no gaps between tensors; where a tensor does not end at
+such a multiple, a tensor named `pad.N` follows.  Packed ternary matrices are stored as their
+bytes.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ import numpy as np
 from mmc.errors import MmcError
 from mmc.ir.ops.source import Weight
 from mmc.ir.statistics import stored_bytes
-from mmc.ir.types import DType, TensorType
+from mmc.ir.types import DType, TensorType, static_shape
 
 ALIGNMENT = 64
 
@@ -28,7 +29,7 @@ _SAFETENSORS_NAME = {
 
 
 def write_weights(path: Path, weights: Sequence[Weight], tensors: Mapping[str, np.ndarray]) -> int:
-    """Write the tensors one after the other, holding one at a time; returns their bytes without padding."""
+    """Write the tensors, holding one at a time; returns their bytes without padding."""
     header: dict[str, object] = {}
     offset = total = 0
     for weight in weights:
@@ -80,4 +81,4 @@ class WeightsFile:
         raw = self.bytes[start : start + stored_bytes(weight.type)]
         if weight.type.dtype.layout is not None:
             return raw
-        return raw.view(weight.type.dtype.numpy).reshape(weight.type.shape)
+        return raw.view(weight.type.dtype.numpy).reshape(static_shape(weight.type.shape))

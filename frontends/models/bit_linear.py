@@ -3,15 +3,18 @@
 Everything is ordinary arithmetic: the compiler's passes must recognise it as in anybody's module.
 """
 
+# Torch's stubs leave these types unknown.
+# pyright: reportUnknownMemberType=false, reportUnknownArgumentType=false, reportUnknownVariableType=false, reportUnknownLambdaType=false
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal
 
 import torch
 from torch import Tensor, nn
 
-import mmc.frontends.models.operators as _operators  # noqa: F401  (registers torch.ops.mmc)
+import mmc.frontends.models.operators  # noqa: F401  # pyright: ignore[reportUnusedImport]
 
 Storage = Literal["master", "ternary", "packed_multiply", "packed_divide"]
 """How a checkpoint holds a matrix.
@@ -21,7 +24,7 @@ packed_*: uint8 [N/4, K], four rows of blocks to a byte as Hugging Face packs th
 N/2 + r, 3N/4 + r from the lowest bits up, each plus one), times or divided by weight_scale.
 """
 
-ROUNDINGS = {
+ROUNDINGS: dict[str, Callable[[Tensor], Tensor]] = {
     "half_away": torch.ops.mmc.round_half_away.default,
     "half_even": torch.round,
     "half_up": lambda x: torch.floor(x + 0.5),
@@ -64,11 +67,15 @@ class RmsNorm(nn.Module):
 class BitLinear(nn.Module):
     """x [..., inputs] -> [..., outputs]."""
 
+    weight: Tensor
+    weight_scale: Tensor
+
     def __init__(
         self, inputs: int, outputs: int, quantiser: Quantiser, storage: Storage = "master"
     ) -> None:
         super().__init__()
-        self.quantiser, self.storage = quantiser, storage
+        self.quantiser = quantiser
+        self.storage: Storage = storage
         self.norm = RmsNorm(inputs, quantiser.norm_eps)
         if storage == "master":
             self.weight = nn.Parameter(torch.empty(outputs, inputs))

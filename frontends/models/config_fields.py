@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TypeVar
+from typing import TypeVar, cast
 
 from mmc.errors import MmcError
 
@@ -60,7 +60,8 @@ class ConfigFields:
     def token_ids(self, key: str) -> tuple[int, ...]:
         """One id, a list of ids, or nothing."""
         value = self.values.get(key)
-        ids = () if value is None else tuple(value) if isinstance(value, list) else (value,)
+        listed = cast(list[object], value) if isinstance(value, list) else [value]
+        ids = [] if value is None else listed
         found: list[int] = []
         for token in ids:
             if not isinstance(token, int) or isinstance(token, bool) or token < 0:
@@ -71,4 +72,4 @@ class ConfigFields:
         return tuple(found)
 
 
-_ARTICLES = {int: "a whole number", bool: "true or false", str: "a text"}
+_ARTICLES: dict[type, str] = {int: "a whole number", bool: "true or false", str: "a text"}

@@ -1,10 +1,12 @@
 """The MatMul-free language model as released: MLGRU token mixing, ternary GLU (arXiv:2406.02528).
 
 Written after the released code (github.com/ridgerchu/matmulfreellm, mmfreelm/layers/hgrn_bit.py and
-mmfreelm/models/hgrn_bit/modeling_hgrn_bit.py), whose output gate is not the paper's: GATE_ORDERS
-lists the forms.  State goes in and comes out; sequences are padded on the right.
+mmfreelm/models/hgrn_bit/modeling_hgrn_bit.py), whose output gate is not the paper's:
+hgrn_bit_config.py lists the forms.  State goes in and comes out; padding is on the right.
 """
 
+# Torch's stubs leave these types unknown.
+# pyright: reportUnknownMemberType=false, reportUnknownArgumentType=false, reportUnknownVariableType=false
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
@@ -14,90 +16,8 @@ import torch
 from torch import Tensor, nn
 from torch._higher_order_ops.scan import scan_op
 
-from mmc.errors import MmcError
-from mmc.frontends.models.bit_linear import ROUNDINGS, BitLinear, Quantiser, RmsNorm, Storage
-from mmc.frontends.models.config_fields import ConfigFields
-
-GATE_ORDERS = ("released", "hgrn", "paper")
-"""released: RMSNorm(g) * SiLU(h).  hgrn: RMSNorm(h) * SiLU(g).  paper: sigmoid(g) * h, no norm."""
-
-
-@dataclass(frozen=True)
-class HgrnBitConfig:
-    """The keys of config.json; the last three are ours, by default as in the released code."""
-
-    vocab_size: int
-    hidden_size: int
-    num_hidden_layers: int
-    num_heads: int
-    expand_ratio: int
-    use_short_conv: bool
-    conv_size: int
-    share_conv_kernel: bool
-    use_lower_bound: bool
-    intermediate_size: int
-    rms_norm_eps: float
-    tie_word_embeddings: bool
-    gate_order: str
-    bitlinear_eps: float
-    rounding: str
-
-    @property
-    def inner_size(self) -> int:
-        return self.hidden_size * self.expand_ratio
-
-    @property
-    def quantiser(self) -> Quantiser:
-        return Quantiser(norm_eps=self.bitlinear_eps, rounding=self.rounding)
-
-    @staticmethod
-    def parse(values: Mapping[str, object], source: str = "config.json") -> HgrnBitConfig:
-        """Raises MmcError naming the key that is missing, of the wrong type, or impossible."""
-        fields = ConfigFields(values, source)
-        fields.choice("hidden_act", ("swish", "silu"), "swish")
-        fields.choice("attn_mode", ("fused_recurrent",), "fused_recurrent")
-        hidden = fields.whole("hidden_size")
-        config = HgrnBitConfig(
-            vocab_size=fields.whole("vocab_size"),
-            hidden_size=hidden,
-            num_hidden_layers=fields.whole("num_hidden_layers"),
-            num_heads=fields.whole("num_heads", 1),
-            expand_ratio=fields.whole("expand_ratio", 1),
-            use_short_conv=fields.flag("use_short_conv", False),
-            conv_size=fields.whole("conv_size", 4, least=2),
-            share_conv_kernel=fields.flag("share_conv_kernel", True),
-            use_lower_bound=fields.flag("use_lower_bound", True),
-            intermediate_size=_intermediate_size(fields, hidden),
-            rms_norm_eps=fields.real("rms_norm_eps", 1e-6),
-            tie_word_embeddings=fields.flag("tie_word_embeddings", False),
-            gate_order=fields.choice("gate_order", GATE_ORDERS, "released"),
-            bitlinear_eps=fields.real("bitlinear_eps", 1e-6),
-            rounding=fields.choice("rounding", tuple(ROUNDINGS), "half_away"),
-        )
-        config._refuse_impossible(source)
-        return config
-
-    def _refuse_impossible(self, source: str) -> None:
-        if self.hidden_size % self.num_heads:
-            raise MmcError(
-                f"'hidden_size' is {self.hidden_size}, not a multiple of 'num_heads'",
-                source,
-                f"'num_heads' is {self.num_heads}",
-            )
-        if self.use_lower_bound and self.expand_ratio != 1:
-            raise MmcError(
-                f"'use_lower_bound' needs 'expand_ratio' 1, not {self.expand_ratio}",
-                source,
-                "lower_bounds has hidden_size columns, the forget gate has more",
-            )
-
-
-def _intermediate_size(fields: ConfigFields, hidden: int) -> int:
-    """As given, or two thirds of hidden_ratio * hidden_size, rounded up to 256."""
-    if not fields.absent("intermediate_size"):
-        return fields.whole("intermediate_size")
-    wanted = int(hidden * fields.whole("hidden_ratio", 4) * 2 / 3)
-    return 256 * ((wanted + 255) // 256)
+from mmc.frontends.models.bit_linear import BitLinear, RmsNorm, Storage
+from mmc.frontends.models.hgrn_bit_config import HgrnBitConfig
 
 
 @dataclass(frozen=True)
@@ -138,6 +58,11 @@ def recurrence(h: Tensor, f: Tensor, i: Tensor) -> Tensor:
 
 class Mixer(nn.Module):
     """The MLGRU; its state is h [B, inner] and what the short convolutions remember."""
+
+    g_norm: RmsNorm
+    h_conv1d: ShortConv
+    i_conv1d: ShortConv
+    f_conv1d: ShortConv
 
     def __init__(self, build: Build, path: str) -> None:
         super().__init__()

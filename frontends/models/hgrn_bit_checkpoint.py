@@ -1,11 +1,14 @@
 """From a checkpoint of the MatMul-free LM to the IR."""
 
+# Torch's stubs leave these types unknown.
+# pyright: reportUnknownMemberType=false, reportUnknownArgumentType=false
 from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
 
+import numpy as np
 import torch
 from torch.export import Dim
 
@@ -15,7 +18,8 @@ from mmc.frontends.checkpoint import Checkpoint, Store
 from mmc.frontends.fx_import import Traced, stored_tensor
 from mmc.frontends.models.bit_linear import Storage
 from mmc.frontends.models.config_fields import ConfigFields
-from mmc.frontends.models.hgrn_bit import HgrnBitConfig, HgrnBitForCausalLM, LayerCall
+from mmc.frontends.models.hgrn_bit import HgrnBitForCausalLM, LayerCall
+from mmc.frontends.models.hgrn_bit_config import HgrnBitConfig
 from mmc.frontends.torch_export import import_module, trace
 from mmc.frontends.torch_types import dtype_of
 from mmc.ir.types import DType, TensorType
@@ -144,11 +148,26 @@ def matched(
         if key not in store:
             raise MmcError(f"tensor {key!r} is missing", where, f"{_spell(tensor)} expected")
         _refuse_misfit(store[key], tensor, where)
-        found[name] = store[key]
+        is_matrix = f"{key}_scale" in wanted
+        found[name] = _checked_trits(store[key], where) if is_matrix else store[key]
     extra = [n for n in store if n not in wanted and not _UNUSED.fullmatch(n)]
     if extra:
         raise MmcError(f"tensor {min(extra)!r} is not part of this model", where)
     return found
+
+
+def _checked_trits(stored: Stored, where: str) -> Stored:
+    """The same tensor; reading it raises MmcError where it holds anything but -1, 0 and 1."""
+
+    def load() -> np.ndarray:
+        held = stored.load()
+        packed = held.dtype == np.uint8  # two bits a trit, each plus one: 3 stands for nothing
+        bad = (held & held >> 1 & 0x55) != 0 if packed else np.abs(held) > 1
+        if bad.any():
+            raise MmcError(f"tensor {stored.name!r} is not ternary", where)
+        return held
+
+    return replace(stored, load=load)
 
 
 def tied(name: str, config: HgrnBitConfig) -> bool:

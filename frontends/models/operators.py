@@ -3,6 +3,8 @@
 Importing this module registers them.  Each has a plain eager form, and a shape for tracing.
 """
 
+# Torch's stubs leave these types unknown.
+# pyright: reportUnknownMemberType=false, reportUntypedFunctionDecorator=false, reportUnusedFunction=false
 from __future__ import annotations
 
 import torch

@@ -1,5 +1,10 @@
-"""Importing this module registers every operation."""
+"""Every operation by mnemonic: importing this module imports every family."""
 
+from collections.abc import Mapping
+
+from mmc.ir.op import Op
 from mmc.ir.ops import linear, norm, pointwise, recurrence, reduce, shape, source, ternary
 
-__all__ = ["linear", "norm", "pointwise", "recurrence", "reduce", "shape", "source", "ternary"]
+FAMILIES = (source, pointwise, reduce, shape, linear, norm, ternary, recurrence)
+
+OPERATIONS: Mapping[str, type[Op]] = Op.registry

@@ -24,7 +24,9 @@ class Linear(Op, mnemonic="linear"):
         self.require(x.dtype is w.dtype, f"x is {x.dtype}, w is {w.dtype}")
         self.require(x.shape[-1] == w.shape[1], f"x has {x.shape[-1]} columns, w has {w.shape[1]}")
         if self.bias is not None:
-            self.require(self.bias.type == TensorType(x.dtype, w.shape[:1]), f"bias is {self.bias.type}")
+            self.require(
+                self.bias.type == TensorType(x.dtype, w.shape[:1]), f"bias is {self.bias.type}"
+            )
         return x.with_shape((*x.shape[:-1], w.shape[0]))
 
     def reference(self, x: np.ndarray, w: np.ndarray, bias: np.ndarray | None = None) -> np.ndarray:
@@ -42,7 +44,9 @@ class Matmul(Op, mnemonic="matmul"):
         x, y = self.x.type, self.y.type
         self.require(x.rank >= 2 and y.rank >= 2, f"needs two matrices, not {x} and {y}")
         self.require(x.dtype is y.dtype, f"x is {x.dtype}, y is {y.dtype}")
-        self.require(x.shape[-1] == y.shape[-2], f"x has {x.shape[-1]} columns, y has {y.shape[-2]} rows")
+        self.require(
+            x.shape[-1] == y.shape[-2], f"x has {x.shape[-1]} columns, y has {y.shape[-2]} rows"
+        )
         return x.with_shape((*broadcast(x.shape[:-2], y.shape[:-2]), x.shape[-2], y.shape[-1]))
 
     def reference(self, x: np.ndarray, y: np.ndarray) -> np.ndarray:

@@ -32,7 +32,10 @@ class RmsStatistic(Op, mnemonic="rms_statistic"):
 
 
 class RmsNorm(Op, mnemonic="rms_norm"):
-    """y = x / sqrt(mean(x^2) + eps) * gain, over the last axis (arXiv:1910.07467); gain may be absent."""
+    """y = x / sqrt(mean(x^2) + eps) * gain, over the last axis; gain may be absent.
+
+    arXiv:1910.07467.
+    """
 
     x: Value
     gain: Value | None
@@ -42,7 +45,9 @@ class RmsNorm(Op, mnemonic="rms_norm"):
     def infer(self) -> TensorType:
         x = self.x.type
         if self.gain is not None:
-            self.require(self.gain.type.shape == x.shape[-1:], f"gain is {self.gain.type}, x is {x}")
+            self.require(
+                self.gain.type.shape == x.shape[-1:], f"gain is {self.gain.type}, x is {x}"
+            )
         return x
 
     def reference(self, x: np.ndarray, gain: np.ndarray | None = None) -> np.ndarray:
@@ -63,7 +68,9 @@ class LayerNorm(Op, mnemonic="layer_norm"):
         x = self.x.type
         for name, operand in (("gain", self.gain), ("bias", self.bias)):
             if operand is not None:
-                self.require(operand.type.shape == x.shape[-1:], f"{name} is {operand.type}, x is {x}")
+                self.require(
+                    operand.type.shape == x.shape[-1:], f"{name} is {operand.type}, x is {x}"
+                )
         return x
 
     def reference(self, x: np.ndarray, *rest: np.ndarray) -> np.ndarray:

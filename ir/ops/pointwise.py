@@ -1,4 +1,4 @@
-"""Element by element: the result at an index reads the operands at that index, broadcast as in numpy."""
+"""Element by element: a result reads its operands at its own index, broadcast as in numpy."""
 
 from __future__ import annotations
 
@@ -234,7 +234,9 @@ class Binary(Op):
 
     def infer(self) -> TensorType:
         x, y = self.x.type, self.y.type
-        self.require(x.dtype is y.dtype, f"operands must have one dtype, not {x.dtype} and {y.dtype}")
+        self.require(
+            x.dtype is y.dtype, f"operands must have one dtype, not {x.dtype} and {y.dtype}"
+        )
         return TensorType(x.dtype, broadcast(x.shape, y.shape))
 
 
@@ -262,7 +264,11 @@ class Div(Binary, mnemonic="div"):
     """z = x / y; integers are divided towards minus infinity."""
 
     def reference(self, x: np.ndarray, y: np.ndarray) -> np.ndarray:
-        return (x / y).astype(x.dtype) if np.issubdtype(x.dtype, np.inexact) or x.dtype.kind == "V" else x // y
+        return (
+            (x / y).astype(x.dtype)
+            if np.issubdtype(x.dtype, np.inexact) or x.dtype.kind == "V"
+            else x // y
+        )
 
 
 class Pow(Binary, mnemonic="pow"):

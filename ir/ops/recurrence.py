@@ -13,7 +13,8 @@ from mmc.ir.types import DType, TensorType
 class Scan(Op, mnemonic="scan"):
     """Run `body` once for each step along `axis`, carrying values from one step to the next.
 
-    body inputs, in order: the carries, one slice of each of xs (without the axis), the captured values.
+    body inputs, in order: the carries, a slice of each of xs (without the axis), the captured
+    values.
     body outputs, in order: the new carries, then what is stacked along the axis into the y results.
     Results: the last carries, then the ys.
     """
@@ -43,7 +44,9 @@ class Scan(Op, mnemonic="scan"):
         made = list(value_types(self.body).values())
         carried = made[: len(self.init)]
         self.require(carried == given[: len(self.init)], f"body returns carries {_spell(carried)}")
-        stacked = (t.with_shape((*t.shape[:axis], steps, *t.shape[axis:])) for t in made[len(carried) :])
+        stacked = (
+            t.with_shape((*t.shape[:axis], steps, *t.shape[axis:])) for t in made[len(carried) :]
+        )
         return (*carried, *stacked)
 
     def reference(self, *operands: np.ndarray) -> tuple[np.ndarray, ...]:
@@ -62,7 +65,7 @@ class Scan(Op, mnemonic="scan"):
 
 
 class LinearRecurrence(Op, mnemonic="linear_recurrence"):
-    """h[t] = a[t] * h[t-1] + b[t], element by element along `axis`; h[-1] is h0.  Returns every h[t].
+    """h[t] = a[t] * h[t-1] + b[t], element by element along `axis`, from h0; returns every h[t].
 
     The memory of the MLGRU (arXiv:2406.02528, section 3.3.1) without its gates.
     """
@@ -81,7 +84,8 @@ class LinearRecurrence(Op, mnemonic="linear_recurrence"):
         return a
 
     def reference(self, a: np.ndarray, b: np.ndarray, h0: np.ndarray) -> np.ndarray:
-        h, hs = h0, []
+        h = h0
+        hs: list[np.ndarray] = []
         for t in range(a.shape[self.axis]):
             h = a.take(t, self.axis) * h + b.take(t, self.axis)
             hs.append(h)
@@ -101,7 +105,9 @@ class CausalConv(Op, mnemonic="causal_conv"):
 
     def infer(self) -> TensorType:
         x, state, w = self.x.type, self.state.type, self.w.type
-        self.require(x.rank == 3 and w.rank == 2 and w.shape[0] == x.shape[2], f"x is {x}, w is {w}")
+        self.require(
+            x.rank == 3 and w.rank == 2 and w.shape[0] == x.shape[2], f"x is {x}, w is {w}"
+        )
         wanted = x.with_shape((x.shape[0], w.shape[1] - 1, x.shape[2]))
         self.require(state == wanted, f"state is {state}, not {wanted}")
         return x
@@ -110,12 +116,17 @@ class CausalConv(Op, mnemonic="causal_conv"):
         self, x: np.ndarray, state: np.ndarray, w: np.ndarray, bias: np.ndarray | None = None
     ) -> np.ndarray:
         past = np.concatenate([state, x], axis=1)
-        y = sum(w[:, j] * past[:, j : j + x.shape[1]] for j in range(w.shape[1]))
-        return (y if bias is None else y + bias).astype(x.dtype)
+        y = np.zeros_like(x) if bias is None else np.broadcast_to(bias, x.shape)
+        for j in range(w.shape[1]):
+            y = y + w[:, j] * past[:, j : j + x.shape[1]]
+        return y.astype(x.dtype)
 
 
 class ConvWindow(Op, mnemonic="conv_window"):
-    """The state after `lengths[b]` inputs: y[b, j] = past[b, lengths[b] + j], past being state, then x."""
+    """The state after `lengths[b]` inputs: y[b, j] = past[b, lengths[b] + j].
+
+    past is state, then x.
+    """
 
     x: Value
     state: Value
@@ -132,7 +143,7 @@ class ConvWindow(Op, mnemonic="conv_window"):
 
 
 class Kernel(Op, mnemonic="kernel"):
-    """What a target emits as one kernel: a nested graph over the operands, in the order of its inputs."""
+    """What a target emits as one kernel: a nested graph over the operands, in order."""
 
     arguments: tuple[Value, ...]
     body: Graph

@@ -32,7 +32,9 @@ class Permute(Op, mnemonic="permute"):
 
     def infer(self) -> TensorType:
         x = self.x.type
-        self.require(sorted(self.order) == list(range(x.rank)), f"{self.order} does not permute {x}")
+        self.require(
+            sorted(self.order) == list(range(x.rank)), f"{self.order} does not permute {x}"
+        )
         return x.with_shape(tuple(x.shape[i] for i in self.order))
 
     def reference(self, x: np.ndarray) -> np.ndarray:
@@ -75,8 +77,12 @@ class Slice(Op, mnemonic="slice"):
         if all(isinstance(i, int) for i in ints):
             start, length, full = static_shape(ints)
             last = start + (length - 1) * self.step
-            self.require(length >= 0 and 0 <= start, f"start {start} or length {length} is negative")
-            self.require(length == 0 or last < full, f"element {last} of axis {axis} is outside {x}")
+            self.require(
+                length >= 0 and start >= 0, f"start {start} or length {length} is negative"
+            )
+            self.require(
+                length == 0 or last < full, f"element {last} of axis {axis} is outside {x}"
+            )
         return x.with_shape((*x.shape[:axis], self.length, *x.shape[axis + 1 :]))
 
     def reference(self, x: np.ndarray) -> np.ndarray:
@@ -102,7 +108,9 @@ class Concat(Op, mnemonic="concat"):
             shape = part.type.shape
             rest = (*shape[:axis], *shape[axis + 1 :])
             fits = rest == (*first.shape[:axis], *first.shape[axis + 1 :])
-            self.require(fits and part.type.dtype is first.dtype, f"{part.type} does not follow {first}")
+            self.require(
+                fits and part.type.dtype is first.dtype, f"{part.type} does not follow {first}"
+            )
             total = total + shape[axis]
         return first.with_shape((*first.shape[:axis], total, *first.shape[axis + 1 :]))
 

@@ -63,8 +63,13 @@ class Quantizes(Op):
     """An operation that ends in int8: results q (int8) and s (float32), x about q * s."""
 
     @property
+    def how(self) -> AbsMax:
+        """The attribute `by`."""
+        return self.attributes["by"]
+
+    @property
     def positionwise(self) -> bool:  # pyright: ignore[reportIncompatibleVariableOverride]
-        return getattr(self, "by").granularity == "token"
+        return self.how.granularity == "token"
 
 
 class Quantize(Quantizes, mnemonic="quantize", results=("q", "s")):
@@ -82,7 +87,7 @@ class Quantize(Quantizes, mnemonic="quantize", results=("q", "s")):
 
 
 class RmsNormQuantize(Quantizes, mnemonic="rms_norm_quantize", results=("q", "s")):
-    """`quantize(rms_norm(x))` in one trip through memory: a row is normalised and rounded on chip."""
+    """`quantize(rms_norm(x))` in one trip through memory: rows are rounded on chip."""
 
     x: Value
     gain: Value | None
@@ -92,13 +97,15 @@ class RmsNormQuantize(Quantizes, mnemonic="rms_norm_quantize", results=("q", "s"
     def infer(self) -> tuple[TensorType, TensorType]:
         return self.by.types(self.x.type)
 
-    def reference(self, x: np.ndarray, gain: np.ndarray | None = None) -> tuple[np.ndarray, np.ndarray]:
+    def reference(
+        self, x: np.ndarray, gain: np.ndarray | None = None
+    ) -> tuple[np.ndarray, np.ndarray]:
         y = x * rms_statistic(x, self.eps)
         return self.by.quantize(y if gain is None else y * gain)
 
 
 class ScaleQuantize(Quantizes, mnemonic="scale_quantize", results=("q", "s")):
-    """`quantize(x * r * gain)`: RMSNorm and quantisation where the statistic r is shared with others."""
+    """`quantize(x * r * gain)`: RMSNorm and quantisation where others share the statistic r."""
 
     x: Value
     r: Value
@@ -142,7 +149,7 @@ class Dequantize(Op, mnemonic="dequantize"):
 
 
 class ExpandTernary(Op, mnemonic="expand_ternary"):
-    """w[n, k] = t[n, k] * scale: one number [], one a row [N], or one a group of columns [N, K / group]."""
+    """w[n, k] = t[n, k] * scale: one [], one a row [N], or one a group of columns [N, groups]."""
 
     t: Value
     scale: Value
@@ -166,7 +173,7 @@ class PackTernary(Op, mnemonic="pack_ternary"):
     """The same ternary matrix in a packed layout of `mmc.ir.packing`."""
 
     t: Value
-    layout: str
+    layout: packing.Layout
 
     def infer(self) -> TensorType:
         self.require(self.t.type.dtype is DType.TERNARY, f"t is {self.t.type}")
@@ -191,7 +198,9 @@ class TernaryMatmul(Op, mnemonic="ternary_matmul"):
         x, w = self.x.type, self.w.type
         self.require(x.dtype is DType.I8, f"activations must be i8, not {x.dtype}")
         self.require(w.dtype.is_ternary and w.rank == 2, f"weights must be ternary[N, K], not {w}")
-        self.require(x.shape[-1] == w.shape[-1], f"x has {x.shape[-1]} columns, w has {w.shape[-1]}")
+        self.require(
+            x.shape[-1] == w.shape[-1], f"x has {x.shape[-1]} columns, w has {w.shape[-1]}"
+        )
         return TensorType(DType.I32, (*x.shape[:-1], w.shape[0]))
 
     def reference(self, x: np.ndarray, w: np.ndarray) -> np.ndarray:

@@ -34,7 +34,7 @@ MAX_FLIPS = 1e-3
 
 @dataclass
 class KernelCheck:
-    """What was compared: counts of numbers, the largest float difference, and the activations that flipped."""
+    """What was compared, the largest float difference, and the activations that flipped."""
 
     instruction_set: str
     kernels: int = 0
@@ -57,18 +57,24 @@ class KernelCheck:
             error = _relative(made, wanted)
             self.float_error = max(self.float_error, error)
             if not error <= self.float_bound:
-                self.failures.append(f"{where}: floats differ by {error:.2e}, bound {self.float_bound:.0e}")
+                self.failures.append(
+                    f"{where}: floats differ by {error:.2e}, bound {self.float_bound:.0e}"
+                )
 
     def _compare_activations(self, where: str, made: np.ndarray, wanted: np.ndarray) -> None:
         self.activations += made.size
         off = made.astype(np.int32) - wanted
         for index in np.argwhere(off):
             at = tuple(int(i) for i in index)
-            self.flips.append(f"{where}: activation {list(at)} is {made[at]}, the interpreter says {wanted[at]}")
+            self.flips.append(
+                f"{where}: activation {list(at)} is {made[at]}, the interpreter says {wanted[at]}"
+            )
         if np.abs(off).max(initial=0) > 1:
             self.failures.append(f"{where}: an activation is off by {np.abs(off).max()}")
         if np.count_nonzero(off) > max(1, MAX_FLIPS * off.size):
-            self.failures.append(f"{where}: {np.count_nonzero(off)} of {off.size} activations differ")
+            self.failures.append(
+                f"{where}: {np.count_nonzero(off)} of {off.size} activations differ"
+            )
 
 
 def _relative(made: np.ndarray, wanted: np.ndarray) -> float:
@@ -76,7 +82,10 @@ def _relative(made: np.ndarray, wanted: np.ndarray) -> float:
     same = (a == b) | (np.isnan(a) & np.isnan(b))
     if same.all():
         return 0.0
-    return float(np.abs(np.where(same, 0, a - b)).max() / max(np.abs(b[np.isfinite(b)]).max(initial=0), 1e-30))
+    return float(
+        np.abs(np.where(same, 0, a - b)).max()
+        / max(np.abs(b[np.isfinite(b)]).max(initial=0), 1e-30)
+    )
 
 
 def check_kernels(folder: Path, entries: Mapping[str, Graph], probe: Arrays) -> dict[str, Any]:
@@ -89,7 +98,10 @@ def check_kernels(folder: Path, entries: Mapping[str, Graph], probe: Arrays) -> 
     for name, plan in plans.items():
         _check_entry(check, plan, executable.call(name, plan, probe))
     if check.failures:
-        raise MmcError(f"{len(check.failures)} kernels are wrong:\n  " + "\n  ".join(check.failures[:20]), "--check")
+        raise MmcError(
+            f"{len(check.failures)} kernels are wrong:\n  " + "\n  ".join(check.failures[:20]),
+            "--check",
+        )
     return asdict(check)
 
 

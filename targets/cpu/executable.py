@@ -47,7 +47,9 @@ class CpuExecutable:
         graphs = {e: parse((folder / graph_file(e)).read_text(), graph_file(e)) for e in entries}
         weights = WeightsFile.open(folder / "weights.safetensors")
         program = Program(folder / "lib" / f"{choose_isa()}.o")
-        return CpuExecutable(program, weights, {name: Plan(graph) for name, graph in graphs.items()})
+        return CpuExecutable(
+            program, weights, {name: Plan(graph) for name, graph in graphs.items()}
+        )
 
     def run(self, entry: str, inputs: Arrays) -> dict[str, np.ndarray]:
         """The outputs of an entry; the arrays are views of one fresh block of memory."""
@@ -76,14 +78,18 @@ class Arenas:
     def __init__(self, plan: Plan, symbols: Mapping[str, int], weights: WeightsFile) -> None:
         self.plan, self.symbols, self.weights = plan, symbols, weights
         self.offsets = {name: arena.offsets(symbols) for name, arena in plan.arenas.items()}
-        self.memory = {name: aligned_zeros(self.offsets[name][-1]) for name in ("inputs", "outputs")}
+        self.memory = {
+            name: aligned_zeros(self.offsets[name][-1]) for name in ("inputs", "outputs")
+        }
 
     def read(self, value: Value) -> np.ndarray:
         """A value of the graph, where it lies."""
         root = root_of(value)
         if isinstance(value, Weight):
             return self.weights.array(value)
-        array = self.weights.array(root) if isinstance(root, Weight) else self._padded(root, root.type)
+        array = (
+            self.weights.array(root) if isinstance(root, Weight) else self._padded(root, root.type)
+        )
         shape = static_shape(root.type.bind(self.symbols).shape)
         columns = array[..., : shape[-1]] if shape else array
         return columns.reshape(static_shape(value.type.bind(self.symbols).shape))
@@ -101,6 +107,6 @@ class Arenas:
         start = self.offsets[place.arena][place.slot]
         shape = static_shape(stored.shape)
         size = int(np.prod(shape, dtype=np.int64)) * stored.dtype.numpy.itemsize
-        return self.memory[place.arena][start : start + size].view(stored.dtype.numpy).reshape(shape)
-
-
+        return (
+            self.memory[place.arena][start : start + size].view(stored.dtype.numpy).reshape(shape)
+        )

@@ -6,10 +6,13 @@ import functools
 import os
 import platform
 from pathlib import Path
+from typing import Literal
 
 from mmc.errors import MmcError
 
-ISA_FLAGS: dict[str, frozenset[str]] = {
+Isa = Literal["avx512_vnni", "portable"]
+
+ISA_FLAGS: dict[Isa, frozenset[str]] = {
     "avx512_vnni": frozenset({"avx512f", "avx512bw", "avx512dq", "avx512vl", "avx512_vnni"}),
     "portable": frozenset({"avx2", "fma", "bmi2", "f16c"}),
 }
@@ -28,17 +31,23 @@ def cpu_flags() -> frozenset[str]:
     return frozenset(flags.split(":", 1)[1].split())
 
 
-def choose_isa() -> str:
+def choose_isa() -> Isa:
     """The best instruction set that this processor has; raise MmcError where it has none."""
     forced = os.environ.get(FORCE)
-    if forced is not None and forced not in ISA_FLAGS:
-        raise MmcError(f"unknown instruction set {forced!r}", FORCE, f"one of {', '.join(ISA_FLAGS)}")
-    for isa in [forced] if forced else ISA_FLAGS:
+    allowed: list[Isa] = [isa for isa in ISA_FLAGS if forced is None or isa == forced]
+    if not allowed:
+        known = ", ".join(ISA_FLAGS)
+        raise MmcError(f"unknown instruction set {forced!r}", FORCE, f"one of {known}")
+    for isa in allowed:
         if not ISA_FLAGS[isa] - cpu_flags():
             return isa
-    wanted = forced or "portable"
+    wanted = allowed[-1]
     missing = ", ".join(sorted(ISA_FLAGS[wanted] - cpu_flags()))
-    raise MmcError(f"this processor lacks {missing}, which {wanted} code needs", "target cpu", "use --target reference")
+    raise MmcError(
+        f"this processor lacks {missing}, which {wanted} code needs",
+        "target cpu",
+        "use --target reference",
+    )
 
 
 def processor_problems() -> list[str]:

@@ -23,12 +23,18 @@ from mmc.targets.weights_file import WeightsFile
 class CpuTarget(Target):
     name: ClassVar[str] = "cpu"
     capabilities: ClassVar[Capabilities] = Capabilities(
-        "x86-64 through TVM and LLVM: AVX-512 VNNI, or AVX2 where that is missing", ("2bit", "1.6bit"), kernels=True
+        "x86-64 through TVM and LLVM: AVX-512 VNNI, or AVX2 where that is missing",
+        ("2bit", "1.6bit"),
+        kernels=True,
     )
 
     def problems(self) -> list[str]:
         wanted = ("tvm", "tvm_ffi_orcjit")
-        missing = [f"the package of {name} is not installed" for name in wanted if not importlib.util.find_spec(name)]
+        missing = [
+            f"the package of {name} is not installed"
+            for name in wanted
+            if not importlib.util.find_spec(name)
+        ]
         return missing + processor_problems()
 
     def unsupported(self, graph: Graph) -> list[tuple[Op, str]]:
@@ -37,8 +43,16 @@ class CpuTarget(Target):
 
         wrong = unplaced(graph)
         for op in graph:
-            if isinstance(op, Kernel) and not any(isinstance(inner, TernaryMatmul) for inner in op.body):
-                wrong += [(op if inner.origin is None else inner, f"the CPU has no kernel for {inner.mnemonic}") for inner in unsupported(op.body)]
+            if isinstance(op, Kernel) and not any(
+                isinstance(inner, TernaryMatmul) for inner in op.body
+            ):
+                wrong += [
+                    (
+                        op if inner.origin is None else inner,
+                        f"the CPU has no kernel for {inner.mnemonic}",
+                    )
+                    for inner in unsupported(op.body)
+                ]
         return wrong
 
     def build(

@@ -20,21 +20,21 @@ from __future__ import annotations
 
 import functools
 from dataclasses import dataclass
-from typing import Any, Literal, TypeAlias
+from typing import Any, TypeAlias
 
 from tvm.script.ir_builder import tirx as T
 
-from mmc.ir.packing import BLOCK_BYTES, PLANES, TILE_ROWS, Layout, block_columns, packed_bytes
+from mmc.ir.packing import (
+    BLOCK_BYTES,
+    MAX_COLUMNS,
+    PLANES,
+    TILE_ROWS,
+    Layout,
+    block_columns,
+    packed_bytes,
+)
+from mmc.targets.cpu.features import Isa
 from mmc.targets.tvm.host import Kernel, make_kernel
-
-Isa: TypeAlias = Literal["avx512_vnni", "portable"]
-
-MAX_COLUMNS: dict[Layout, int] = {"2bit": (1 << 19) - 1, "1.6bit": (1 << 15) - 1}
-"""Most columns for which no 32 bit sum overflows, whatever the activations.
-
-2bit: digits in the top bits of a byte weigh 64, and a quarter of the columns is in one sum:
-k / 4 * 64 * 2 * 128 < 2^31.  1.6bit: the result is formed times 256: k * 256 * 2 * 128 < 2^31.
-"""
 
 CPU: dict[Isa, str] = {"avx512_vnni": "cascadelake", "portable": "x86-64-v3"}
 """The least CPU, by its LLVM name, that the kernels of an instruction set run well on."""

@@ -42,8 +42,6 @@ def hold(x: Vector) -> Vector:
         return T.Bind(x)
     if isinstance(x, tirx.Broadcast) and hold(x.value).same_as(x.value):
         return x
-    if dtype_of(x)[0] == "bool":
-        return T.Bind(x)
     variable = T.alloc_buffer((1,), str(x.ty))
     T.buffer_store(variable, x, [0])
     return T.Bind(variable[0])
@@ -53,8 +51,6 @@ def number(value: float | int | bool, dtype: str, lanes: int = 1) -> Vector:
     """A constant of an element type, repeated over the lanes."""
     if dtype.startswith("float"):
         return spread(T.FloatImm(dtype, float(value)), lanes)
-    if dtype == "bool":
-        return spread(T.bool(bool(value)), lanes)
     return spread(T.IntImm(dtype, int(value)), lanes)
 
 
@@ -64,15 +60,17 @@ def like(x: Vector, value: float | int) -> Vector:
 
 
 def convert(x: Vector, dtype: str) -> Vector:
-    """Cast the elements; a bool is 0 or 1, and anything but 0 is true."""
+    """Cast the elements; floats go to integers towards zero."""
     old, lanes = dtype_of(x)
     if old == dtype:
         return x
-    if dtype == "bool":
-        return x != like(x, 0)
-    if old == "bool":
-        return T.Select(x, number(1, dtype, lanes), number(0, dtype, lanes))
     return T.cast(x, dtype if lanes == 1 else f"{dtype}x{lanes}")
+
+
+def truth(condition: Vector) -> Vector:
+    """1 where the condition holds, else 0, as uint8: TVM cannot bind vectors of bool."""
+    _, lanes = dtype_of(condition)
+    return T.Select(condition, number(1, "uint8", lanes), number(0, "uint8", lanes))
 
 
 def bits(x: Vector, dtype: str) -> Vector:
@@ -136,12 +134,12 @@ def sigmoid(x: Vector) -> Vector:
 
 
 def silu(x: Vector) -> Vector:
-    """x / (1 + e^-x)."""
+    """X / (1 + e^-x)."""
     return hold(x / (like(x, 1.0) + exp(like(x, 0.0) - x)))
 
 
 def tanh(x: Vector) -> Vector:
-    """Near 0 an odd polynomial (Cephes' tanhf), elsewhere 1 - 2 / (e^2|x| + 1) with the sign of x."""
+    """An odd polynomial near 0 (Cephes' tanhf), else 1 - 2 / (e^2|x| + 1) with the sign of x."""
     size = hold(magnitude(x))
     far = like(x, 1.0) - like(x, 2.0) / (exp(size + size) + like(x, 1.0))
     far = T.Select(x < like(x, 0.0), like(x, 0.0) - far, far)
@@ -165,8 +163,8 @@ def softplus(x: Vector) -> Vector:
     # ln(1 + u) = u * ln(1 + u) / ((1 + u) - 1) makes up for the rounding of 1 + u (Kahan).
     grown = hold(like(x, 1.0) + decayed)
     lost = hold(grown - like(x, 1.0))
-    exact = decayed * T.log(grown) / T.Select(lost == like(x, 0.0), like(x, 1.0), lost)
-    return T.max(x, like(x, 0.0)) + T.Select(lost == like(x, 0.0), decayed, exact)
+    exact = decayed * T.log(grown) / T.Select(T.EQ(lost, like(x, 0.0)), like(x, 1.0), lost)
+    return T.max(x, like(x, 0.0)) + T.Select(T.EQ(lost, like(x, 0.0)), decayed, exact)
 
 
 def round_to(x: Vector, mode: str) -> Vector:
@@ -195,7 +193,7 @@ def narrow_bf16(x: Vector) -> Vector:
     odd = T.shift_right(raw, like(raw, 16)) & like(raw, 1)
     rounded = T.shift_right(raw + like(raw, 0x7FFF) + odd, like(raw, 16))
     quiet = T.shift_right(raw, like(raw, 16)) | like(raw, 0x40)
-    return convert(T.Select(x == x, rounded, quiet), "uint16")
+    return convert(T.Select(T.EQ(x, x), rounded, quiet), "uint16")
 
 
 def widen_f16(x: Vector) -> Vector:

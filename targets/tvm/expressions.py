@@ -19,21 +19,34 @@ from tvm.script.ir_builder import tirx as T
 
 from mmc.ir.op import Op, Value, producer
 from mmc.ir.ops.linear import Linear, Matmul
-from mmc.ir.ops.norm import RmsStatistic
 from mmc.ir.ops.recurrence import CausalConv, ConvWindow
 from mmc.ir.ops.reduce import ArgMax, Max, Mean, Reduction, Sum
 from mmc.ir.ops.shape import (
-    Concat, Expand, Gather, Pad, Permute, Reshape, Slice, TakePosition,
+    Concat,
+    Expand,
+    Gather,
+    Pad,
+    Permute,
+    Reshape,
+    Slice,
+    TakePosition,
 )  # fmt: skip
 from mmc.ir.ops.source import Constant, Iota
-from mmc.ir.types import DType, Shape, TensorType
+from mmc.ir.types import Shape, TensorType
 from mmc.targets.tvm import elementary, pointwise
 from mmc.targets.tvm.elementary import Vector, hold, number, spread
+from mmc.targets.tvm.fold import LANES, Fold, for_columns, lane_total, rounded, serial
 from mmc.targets.tvm.memory import (
-    COMPUTED, Place, Symbols, as_expression, is_one, narrow, ravel, size_of, unravel, widen,
+    COMPUTED,
+    Place,
+    Symbols,
+    as_expression,
+    is_one,
+    ravel,
+    size_of,
+    unravel,
+    widen,
 )  # fmt: skip
-
-LANES = 16
 
 
 @dataclass(frozen=True)
@@ -97,7 +110,10 @@ class Elements:
             if key in scope:
                 return scope[key][0]
         made = hold(self._evaluate(value, index))
-        self._scopes[-1][key] = made, index  # the index lives on, so that its identity is not reused
+        self._scopes[-1][key] = (
+            made,
+            index,
+        )  # the index lives on, so that its identity is not reused
         return made
 
     def remember(self, value: Value, index: Index, elements: Vector) -> None:
@@ -110,48 +126,20 @@ class Elements:
         if value in self.places:
             return self.places[value].load(index.axes, index.lanes)
         if index.in_row and kept is not None and kept.stage < self.stage:
-            return kept.place.load(index.axes[len(index.axes) - kept.place.type.rank :], index.lanes)
+            return kept.place.load(
+                index.axes[len(index.axes) - kept.place.type.rank :], index.lanes
+            )
         op = producer(value)
         if index.in_row and op in self.reduced:
             return self.reduced[op]
         if pointwise.covers(op):
             operands = [self.operand(x, index) for x in op.operands]
-            return _rounded(pointwise.compute(op, operands), value.type.dtype)
+            return rounded(pointwise.compute(op, operands), value.type.dtype)
         return EVALUATORS[type(op)](self, op, index)
 
 
 def _identity(axis: Any) -> Any:
     return axis if isinstance(axis, int) else (id(axis),)
-
-
-def _rounded(x: Vector, dtype: DType) -> Vector:
-    """bf16 and f16 are computed in float32; each result is rounded as if it were not."""
-    return hold(widen(narrow(x, dtype), dtype) if dtype in (DType.BF16, DType.F16) else x)
-
-
-def serial(extent: Any) -> Any:
-    """A loop over [0, extent)."""
-    return T.serial(T.int64(0), as_expression(extent))
-
-
-def register(dtype: str, lanes: int, start: Vector) -> Any:
-    """A variable; one buffer each, which LLVM keeps in a register."""
-    buffer = T.alloc_buffer((1,), dtype if lanes == 1 else f"{dtype}x{lanes}")
-    T.buffer_store(buffer, start, [0])
-    return buffer
-
-
-def lane_total(x: Vector, combine: Callable[[Vector, Vector], Vector]) -> Vector:
-    """Combine 16 lanes to one number: halves against halves, always in the same order."""
-    dtype, lanes = elementary.dtype_of(x)
-    while lanes > 4:
-        lanes //= 2
-        half = f"{dtype}x{lanes}"
-        x = hold(combine(T.vectorlow(half, x), T.vectorhigh(half, x)))
-    quarter = T.alloc_buffer((4,), dtype)
-    T.buffer_store(quarter, x, [T.ramp(0, 1, 4)])
-    pairs = combine(quarter[0], quarter[2]), combine(quarter[1], quarter[3])
-    return hold(combine(*pairs))
 
 
 # Moving elements.
@@ -268,7 +256,7 @@ def _causal_conv(e: Elements, op: CausalConv, index: Index) -> Vector:
         total = weight * past if total is None else total + weight * past
     if op.bias is not None:
         total = total + e.at(op.bias, Index((column,), index.lanes))
-    return _rounded(total, op.type.dtype)
+    return rounded(total, op.type.dtype)
 
 
 def _column_of(e: Elements, matrix: Value, row: Any, column: int, lanes: int) -> Vector:
@@ -299,7 +287,7 @@ def _reduction(e: Elements, op: Reduction, index: Index) -> Vector:
     with serial(size) as step, e.scope():
         axes = (*index.axes[:axis], step, *after)
         fold.add(e.at(op.x, Index(axes, index.lanes)), step)
-    return _rounded(fold.result(size), op.type.dtype)
+    return fold.result(size)
 
 
 def _linear(e: Elements, op: Linear, index: Index) -> Vector:
@@ -318,7 +306,7 @@ def _linear(e: Elements, op: Linear, index: Index) -> Vector:
     dot = lane_total(fold.result(1), lambda a, b: a + b) + rest.result(1)
     if op.bias is not None:
         dot = dot + e.at(op.bias, Index((n,)))
-    return _rounded(dot, op.type.dtype)
+    return rounded(dot, op.type.dtype)
 
 
 def _matmul(e: Elements, op: Matmul, index: Index) -> Vector:
@@ -335,87 +323,7 @@ def _matmul(e: Elements, op: Matmul, index: Index) -> Vector:
     with serial(e.size(op.x, -1)) as k, e.scope():
         x = spread(matrix(op.x, m, k, 1), index.lanes)
         fold.add(x * matrix(op.y, k, n, index.lanes), k)
-    return _rounded(fold.result(1), op.type.dtype)
-
-
-def for_columns(
-    columns: Any, many: Callable[[Any], None], one: Callable[[Any], None], *, unroll: int = 1
-) -> None:
-    """Run over columns: 16 at a time, then one at a time what is left."""
-    if isinstance(columns, int) and columns < LANES:
-        full: Any = 0
-    else:
-        full = columns // LANES if isinstance(columns, int) else T.floordiv(columns, LANES)
-    rest = columns - full * LANES
-    if not (isinstance(full, int) and full == 0):
-        with serial(full) as block:
-            many(T.Bind(block * LANES))
-    if not (isinstance(rest, int) and rest == 0):
-        with serial(rest) as column:
-            one(T.Bind(column + full * LANES))
-
-
-class Fold:
-    """The running result of a reduction, lane by lane.
-
-    sum, mean: a sum.  rms_statistic: a sum of squares.  max: the largest.  arg_max: the largest and
-    where it was met first.
-    """
-
-    def __init__(self, op: Op, lanes: int) -> None:
-        self.op, self.lanes = op, lanes
-        dtype: DType = op.operands[0].type.dtype
-        self.dtype = "float32" if isinstance(op, Mean) else COMPUTED[dtype]
-        if self.dtype == "bool":
-            self.dtype = "int8"
-        first = _lowest(self.dtype) if isinstance(op, Max | ArgMax) else 0
-        self.total = register(self.dtype, lanes, number(first, self.dtype, lanes))
-        if isinstance(op, ArgMax):
-            self.where = register("int64", lanes, number(0, "int64", lanes))
-
-    def add(self, x: Vector, position: Any) -> None:
-        x = hold(elementary.convert(x, self.dtype))
-        if isinstance(self.op, RmsStatistic):
-            x = x * x
-        if isinstance(self.op, ArgMax):
-            better = T.Bind(x > self.total[0])
-            here = spread(as_expression(position), self.lanes)
-            T.buffer_store(self.where, T.Select(better, here, self.where[0]), [0])
-        T.buffer_store(self.total, self.combine(self.total[0], x), [0])
-
-    def combine(self, x: Vector, y: Vector) -> Vector:
-        if isinstance(self.op, Max | ArgMax) or self.op.operands[0].type.dtype is DType.BOOL:
-            return T.max(x, y)
-        return x + y
-
-    def result(self, size: Any) -> Vector:
-        """The reduction's result, lane by lane, over `size` elements."""
-        total = self.where[0] if isinstance(self.op, ArgMax) else self.total[0]
-        return hold(finish(self.op, total, size))
-
-
-def finish(op: Op, total: Vector, size: Any) -> Vector:
-    """From the running result to the result; `size` is the number of elements."""
-    _, lanes = elementary.dtype_of(total)
-    if isinstance(op, Mean | RmsStatistic):
-        length = float(size) if isinstance(size, int) else T.cast(size, "float32")
-        total = total / (number(length, "float32", lanes) if isinstance(size, int)
-                         else spread(length, lanes))  # fmt: skip
-    if isinstance(op, RmsStatistic):
-        root = T.sqrt(total + number(op.eps, "float32", lanes))
-        return number(1.0, "float32", lanes) / root
-    return elementary.convert(total, COMPUTED[_result_dtype(op)])
-
-
-def _result_dtype(op: Op) -> DType:
-    return op.types[0].dtype
-
-
-def _lowest(dtype: str) -> float | int:
-    if dtype.startswith("float"):
-        return -float("inf")
-    bits = int(dtype.lstrip("uint"))
-    return 0 if dtype[0] == "u" else -(1 << (bits - 1))
+    return rounded(fold.result(1), op.type.dtype)
 
 
 Evaluator: TypeAlias = Callable[[Elements, Any, Index], Vector]

@@ -4,7 +4,7 @@
 
 Row-major and contiguous, except int8: the rows (last axis) of an int8 tensor are `row_stride` bytes
 apart, and whoever writes a row fills the bytes past its end with zeros.  bool is one byte; bf16 and
-f16 are their bits, and are float32 in registers.
+f16 are their bits, and are float32 in registers.  A bool is 0 or 1 in registers too.
 """
 
 from __future__ import annotations
@@ -39,7 +39,6 @@ COMPUTED: Mapping[DType, str] = {
     **STORED,
     DType.F16: "float32",
     DType.BF16: "float32",
-    DType.BOOL: "bool",
 }
 """The TIR element type in registers."""
 

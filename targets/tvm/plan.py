@@ -1,8 +1,8 @@
-"""Where every value of a program lies: a static plan, whose sizes may depend on the batch and the tokens.
+"""Where every value of a program lies: a static plan over sizes that are known at run time.
 
 Four arenas: the weights file, the inputs, the outputs, and a workspace for what is in between.  A
-workspace slot is used again once its value has no more readers.  Everything starts at a multiple of
-`ALIGNMENT` bytes, so that kernels may use aligned vector loads.
+workspace slot is used again once its value has no more readers.  Everything starts at a multiple
+of `ALIGNMENT` bytes, so that kernels may use aligned vector loads.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from mmc.ir.types import Dim, DType, SymbolicDim, TensorType, bind_dim, numel
 
 ALIGNMENT = 64
 INT8_ROW_BYTES = 320
-"""The rows of an int8 tensor start at multiples of this: a multiple of 64, and of the 20 columns of a block."""
+"""The rows of an int8 tensor start at multiples of this: of 64 and of a block's 20 columns."""
 
 
 def storage_type(declared: TensorType) -> TensorType:
@@ -29,7 +29,9 @@ def storage_type(declared: TensorType) -> TensorType:
     columns = declared.shape[-1]
     if not isinstance(columns, int):
         raise ValueError(f"int8 rows of {columns} columns: the number must be known")
-    return declared.with_shape((*declared.shape[:-1], -(-columns // INT8_ROW_BYTES) * INT8_ROW_BYTES))
+    return declared.with_shape(
+        (*declared.shape[:-1], -(-columns // INT8_ROW_BYTES) * INT8_ROW_BYTES)
+    )
 
 
 def storage_bytes(declared: TensorType) -> Dim:
@@ -78,7 +80,9 @@ class Plan:
     def __post_init__(self) -> None:
         self.arenas = {name: Arena() for name in ("inputs", "outputs", "workspace")}
         for op in self.graph.inputs:
-            self.locations[op] = Location("inputs", self.arenas["inputs"].add(storage_bytes(op.type)))
+            self.locations[op] = Location(
+                "inputs", self.arenas["inputs"].add(storage_bytes(op.type))
+            )
         for value in self.graph.values:
             root = root_of(value)
             if root not in self.locations and isinstance(producer(root), Kernel):
@@ -111,12 +115,19 @@ class Plan:
             free.sort()
 
     def _take(self, free: list[int], size: Dim) -> int:
-        """A free slot whose size grows with the same symbols, enlarged where it is too small; else a new one."""
+        """A free slot that grows with the same symbols, enlarged if too small; else a new one."""
         slots = self.arenas["workspace"].slots
         fitting = [s for s in free if _monomial(slots[s]) == _monomial(size) is not None]
         if not fitting:
             return self.arenas["workspace"].add(size)
-        best = min(fitting, key=lambda s: (_coefficient(slots[s]) < _coefficient(size), abs(_coefficient(slots[s]) - _coefficient(size)), s))
+        best = min(
+            fitting,
+            key=lambda s: (
+                _coefficient(slots[s]) < _coefficient(size),
+                abs(_coefficient(slots[s]) - _coefficient(size)),
+                s,
+            ),
+        )
         if _coefficient(slots[best]) < _coefficient(size):
             slots[best] = size
         free.remove(best)
@@ -154,5 +165,3 @@ def unplaced(graph: Graph) -> list[tuple[Op, str]]:
         if isinstance(op, Weight) and op.type.dtype is DType.I8:
             wrong.append((op, "an int8 weight has no padded rows"))
     return wrong
-
-

@@ -12,8 +12,9 @@ from tvm.script.ir_builder import tirx as T
 
 from mmc.ir.op import Op
 from mmc.ir.ops import pointwise as ir
+from mmc.ir.types import DType
 from mmc.targets.tvm import elementary
-from mmc.targets.tvm.elementary import Vector, convert, dtype_of, hold, like
+from mmc.targets.tvm.elementary import Vector, convert, dtype_of, hold, like, truth
 from mmc.targets.tvm.memory import COMPUTED
 
 
@@ -24,21 +25,15 @@ def covers(op: Op) -> bool:
 
 def compute(op: Op, operands: Sequence[Vector]) -> Vector:
     """The result's elements from the elements of the operands."""
+    if isinstance(op, ir.Cast) and op.dtype is DType.BOOL:
+        return truth(T.NE(operands[0], like(operands[0], 0)))
     if isinstance(op, ir.Cast):
         return convert(operands[0], COMPUTED[op.dtype])
     return FORMULAS[type(op)](op, *operands)
 
 
-def _is_bool(x: Vector) -> bool:
-    return dtype_of(x)[0] == "bool"
-
-
 def _is_float(x: Vector) -> bool:
     return dtype_of(x)[0].startswith("float")
-
-
-def _bitwise(on_bool: Callable[..., Any], on_bits: Callable[..., Any]) -> Callable[..., Vector]:
-    return lambda _, x, y: on_bool(x, y) if _is_bool(x) else on_bits(x, y)
 
 
 def _negative(_: Op, x: Vector) -> Vector:
@@ -58,11 +53,8 @@ def _extremum(keeps: Callable[[Vector, Vector], Any]) -> Callable[..., Vector]:
     """The first operand where `keeps` holds or it is not a number, else the second."""
 
     def choose(_: Op, x: Vector, y: Vector) -> Vector:
-        if _is_bool(x):
-            x, y = convert(x, "int8"), convert(y, "int8")
-            return convert(T.Select(keeps(x, y), x, y), "bool")
         first = T.Select(keeps(x, y), x, y)
-        return T.Select(x == x, first, x) if _is_float(x) else first
+        return T.Select(T.EQ(x, x), first, x) if _is_float(x) else first
 
     return choose
 
@@ -95,15 +87,12 @@ def _gelu(op: ir.Gelu, x: Vector) -> Vector:
     return half * (like(x, 1.0) + _error_function(hold(x * like(x, math.sqrt(0.5)))))
 
 
-def _equal(_: Op, x: Vector, y: Vector) -> Vector:
-    return (convert(x, "int8") == convert(y, "int8")) if _is_bool(x) else x == y
-
-
 def _compare(holds: Callable[[Vector, Vector], Any]) -> Callable[..., Vector]:
-    def compare(_: Op, x: Vector, y: Vector) -> Vector:
-        return holds(convert(x, "int8"), convert(y, "int8")) if _is_bool(x) else holds(x, y)
+    return lambda _, x, y: truth(holds(x, y))
 
-    return compare
+
+def _where(_: Op, condition: Vector, x: Vector, y: Vector) -> Vector:
+    return T.Select(T.NE(condition, like(condition, 0)), x, y)
 
 
 FORMULAS: dict[type[Op], Callable[..., Vector]] = {
@@ -128,7 +117,7 @@ FORMULAS: dict[type[Op], Callable[..., Vector]] = {
     ir.Floor: lambda _, x: T.floor(x) if _is_float(x) else x,
     ir.Round: lambda op, x: elementary.round_to(x, op.mode) if _is_float(x) else x,
     ir.Clamp: lambda op, x: elementary.clamp(x, op.low, op.high),
-    ir.Not: lambda _, x: T.Not(x) if _is_bool(x) else x == like(x, 0),
+    ir.Not: lambda _, x: truth(T.EQ(x, like(x, 0))),
     ir.Add: lambda _, x, y: x + y,
     ir.Sub: lambda _, x, y: x - y,
     ir.Mul: lambda _, x, y: x * y,
@@ -136,14 +125,14 @@ FORMULAS: dict[type[Op], Callable[..., Vector]] = {
     ir.Pow: _power,
     ir.Maximum: _extremum(lambda x, y: x > y),
     ir.Minimum: _extremum(lambda x, y: x < y),
-    ir.BitAnd: _bitwise(T.And, lambda x, y: x & y),
-    ir.BitOr: _bitwise(T.Or, lambda x, y: x | y),
+    ir.BitAnd: lambda _, x, y: x & y,
+    ir.BitOr: lambda _, x, y: x | y,
     ir.ShiftRight: lambda _, x, y: T.shift_right(x, y),
-    ir.Equal: _equal,
-    ir.NotEqual: _compare(lambda x, y: x != y),
+    ir.Equal: _compare(T.EQ),
+    ir.NotEqual: _compare(T.NE),
     ir.Less: _compare(lambda x, y: x < y),
     ir.LessEqual: _compare(lambda x, y: x <= y),
     ir.Greater: _compare(lambda x, y: x > y),
     ir.GreaterEqual: _compare(lambda x, y: x >= y),
-    ir.Where: lambda _, condition, x, y: T.Select(condition, x, y),
+    ir.Where: _where,
 }

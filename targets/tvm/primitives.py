@@ -10,8 +10,23 @@ from mmc.ir.graph import Graph
 from mmc.ir.op import Op, Value
 from mmc.ir.ops.norm import LayerNorm, RmsNorm, RmsStatistic
 from mmc.ir.ops.pointwise import (
-    Abs, Add, Binary, Cast, Clamp, Detach, Div, Exp, Maximum, Mul, Reciprocal, Round, Rsqrt, Square,
-    Sub, Unary, Where,
+    Abs,
+    Add,
+    Binary,
+    Cast,
+    Clamp,
+    Detach,
+    Div,
+    Exp,
+    Maximum,
+    Mul,
+    Reciprocal,
+    Round,
+    Rsqrt,
+    Square,
+    Sub,
+    Unary,
+    Where,
 )  # fmt: skip
 from mmc.ir.ops.reduce import Max, Mean, Reduction, Softmax, Sum
 from mmc.ir.ops.shape import Reshape
@@ -28,8 +43,12 @@ def primitive_outputs(body: Graph) -> tuple[Value, ...]:
     """
     new: dict[Value, Value] = {}
     kept: dict[Value, Value] = {}  # a value whose last axis was dropped -> the one that has it
+
+    def moved_to(value: Value) -> Value:
+        return new.get(value, value)
+
     for op in body.ops:
-        moved = op.rebuild(lambda value: new.get(value, value))
+        moved = op.rebuild(moved_to)
         new |= zip(op.results, _lower(moved, kept), strict=True)
     outputs = (new[value] for value in body.values)
     return tuple(kept.get(value, value) for value in outputs)
@@ -76,7 +95,7 @@ def _layer_norm(op: LayerNorm) -> Value:
 
 
 def _quantized(x: Value, by: AbsMax) -> tuple[Value, Value]:
-    """q = clamp(round(x * scale)), s = 1 / scale, with scale = range / max(max|x|, eps)."""
+    """Q = clamp(round(x * scale)), s = 1 / scale, with scale = range / max(max|x|, eps)."""
     axes = (-1,) if by.granularity == "token" else range(x.type.rank - 1, -1, -1)
     largest: Value = Abs(x)
     for axis in axes:

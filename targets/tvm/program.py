@@ -2,9 +2,9 @@
 # The builder's expressions are TIR, which TVM does not type.
 """From graphs of kernels to one object file: each distinct kernel once, an entry for each graph.
 
-An entry is `entry(weights, inputs, outputs, workspace, sizes...)`: it calls the kernels of its graph one
-after the other, with pointers into the four arenas of `mmc.targets.tvm.plan`.  The sizes are the symbols
-of the graph by name: the same code runs one token of one sequence and any prompt of any batch.
+An entry is `entry(weights, inputs, outputs, workspace, sizes...)`: it calls its graph's kernels one
+after the other, with pointers into the four arenas of `mmc.targets.tvm.plan`.  The sizes are the
+graph's symbols by name: the same code runs a token of one sequence and any prompt of any batch.
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ from mmc.ir.op import Value
 from mmc.ir.ops.recurrence import Kernel as KernelOp
 from mmc.ir.ops.source import Weight
 from mmc.ir.ops.ternary import TernaryMatmul
+from mmc.ir.packing import Layout
 from mmc.ir.types import Dim, SymbolicDim, static_shape
 from mmc.targets.tvm import rows
 from mmc.targets.tvm.host import Entry, Kernel, KernelCall, Pointer, Tensor, build, size_variable
@@ -28,14 +29,16 @@ from mmc.targets.tvm.memory import size_of
 from mmc.targets.tvm.plan import ALIGNMENT, Location, Plan, root_of
 from mmc.targets.tvm.rowwise import ROWS, flatten_rows
 
-EmitMatmul = Callable[[int, int, str], Kernel]
+EmitMatmul = Callable[[int, int, Layout], Kernel]
 """Makes the kernel of a ternary matmul: rows n, columns k, layout."""
 
 
 def symbols_of(graph: Graph) -> tuple[str, ...]:
     """The symbols of the graph's inputs, in the order in which an entry takes them."""
     dims = (dim for op in graph.inputs for dim in op.type.shape)
-    return tuple(sorted({name for dim in dims if isinstance(dim, SymbolicDim) for name in dim.symbols}))
+    return tuple(
+        sorted({name for dim in dims if isinstance(dim, SymbolicDim) for name in dim.symbols})
+    )
 
 
 @dataclass
@@ -78,7 +81,9 @@ class _EntryBuilder:
 
     def write(self) -> None:
         calls = tuple(self._call(op) for op in self.plan.kernels)
-        entry = Entry(self.plan.graph.name, tuple(self.tensors.values()), tuple(self.sizes.values()), calls)
+        entry = Entry(
+            self.plan.graph.name, tuple(self.tensors.values()), tuple(self.sizes.values()), calls
+        )
         self.program.entries.append(entry)
 
     def _call(self, op: KernelOp) -> KernelCall:
@@ -86,14 +91,16 @@ class _EntryBuilder:
         matmul = _lone_matmul(op.body)
         if matmul is not None and flat is not None:
             n, k = static_shape(matmul.w.type.shape)
-            kernel = self.program.emit_matmul(n, k, matmul.w.type.dtype.layout or "")
+            kernel = self.program.emit_matmul(n, k, matmul.w.type.dtype.layout or "2bit")
             x, w = op.operands
             given = (self._pointer(w), self._pointer(x), self._pointer(op), self._count(flat[1]))
             return KernelCall(kernel, given)
         body, counts = op.body, dict[str, Dim]()
         if flat is not None:
             body, counts = flat[0], {ROWS: flat[1]}
-        numbers = (self._count(counts[s]) if s in counts else self.sizes[s] for s in rows.symbols_of(body))
+        numbers = (
+            self._count(counts[s]) if s in counts else self.sizes[s] for s in rows.symbols_of(body)
+        )
         pointers = (self._pointer(v) for v in (*op.operands, *op.results))
         return KernelCall(self.program.kernel(body), (*pointers, *numbers))
 

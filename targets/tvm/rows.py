@@ -25,20 +25,22 @@ from tvm.script.ir_builder import tirx as T
 from mmc.errors import MmcError
 from mmc.ir.graph import Graph
 from mmc.ir.op import Op, Value, producer
-from mmc.ir.ops.reduce import Max
 from mmc.ir.types import Shape, SymbolicDim
 from mmc.targets.tvm import scan
 from mmc.targets.tvm.coverage import unsupported
 from mmc.targets.tvm.elementary import hold
-from mmc.targets.tvm.expressions import (
-    LANES, Elements, Fold, Index, Kept, finish, for_columns, lane_total, scratch_type, serial,
-)  # fmt: skip
+from mmc.targets.tvm.expressions import Elements, Index, Kept, scratch_type
+from mmc.targets.tvm.fold import LANES, Fold, finish, for_columns, lane_total, serial
 from mmc.targets.tvm.host import Kernel, make_kernel
 from mmc.targets.tvm.memory import (
-    STORED, Place, as_expression, count, size_of, unravel,
+    STORED,
+    Place,
+    as_expression,
+    size_of,
+    unravel,
 )  # fmt: skip
 from mmc.targets.tvm.primitives import primitive_outputs
-from mmc.targets.tvm.schedule import Nest, schedule
+from mmc.targets.tvm.schedule import Nest, row_maximum_behind, schedule
 from mmc.targets.tvm.stages import Plan, breaks_lanes, cone, is_row_scalar
 
 UNROLL = 4
@@ -101,18 +103,11 @@ def _write(body: Graph, outputs: tuple[Value, ...], *arguments: Any) -> None:
 def _whole_maximum(elements: Elements, nest: Nest) -> Place:
     """The maximum over a whole tensor, row by row on one thread."""
     assert nest.total is not None
-    row_maximum = _innermost(nest.total)
+    row_maximum = row_maximum_behind(nest.total)
     total = T.alloc_buffer((1,), "float32")
     T.buffer_store(total, T.float32(0), [0])  # of magnitudes
     RowNest(elements, nest.lead, [(row_maximum, _Running(total))], threads=False).write()
-    return Place(total, nest.total.type.with_shape(()), elements.symbols)
-
-
-def _innermost(value: Value) -> Value:
-    op = producer(value)
-    while isinstance(op, Max) and isinstance(below := producer(op.x), Max):
-        op = below
-    return op.results[0]
+    return Place(total, nest.total.type, elements.symbols)
 
 
 @dataclass
@@ -160,9 +155,7 @@ class RowNest:
 
     def _rows(self, first: Any, last: Any) -> None:
         e, plan = self.elements, self.plan
-        e.kept = {
-            value: Kept(self._scratch(value), stage) for value, stage in plan.kept.items()
-        }
+        e.kept = {value: Kept(self._scratch(value), stage) for value, stage in plan.kept.items()}
         places = dict(self.stores)
         e.kept |= {value: Kept(places[value], stage) for value, stage in plan.read_back.items()}
         with T.serial(as_expression(first), as_expression(last)) as row, e.scope():
@@ -275,10 +268,12 @@ class _Columns:
                 continue
             totals = [slot[i].total[0] for slot in folds]
             while len(totals) > 1:
-                paired = [last.combine(a, b) for a, b in zip(totals[::2], totals[1::2])]
+                paired = [
+                    last.combine(a, b) for a, b in zip(totals[::2], totals[1::2], strict=False)
+                ]
                 totals = paired + totals[len(paired) * 2 :]
             total = last.combine(lane_total(hold(totals[0]), last.combine), last.total[0])
-            self.elements.reduced[op] = hold(finish(op, total, self.size))
+            self.elements.reduced[op] = finish(op, total, self.size)
 
 
 def count_of(sizes: Sequence[Any]) -> Any:

@@ -1,4 +1,4 @@
-"""Kernels that go row by row do not care how the rows are counted: [B, T, D] and [B, 1, D] are [rows, D].
+"""Kernels that go row by row do not care how rows are counted: [B, T, D] is [rows, D].
 
 Counting them as one makes the kernels of different entries one kernel, compiled once.
 """
@@ -15,14 +15,14 @@ from mmc.ir.types import Dim, Shape, TensorType, numel, symbol
 ROWS = "rows"
 
 _ROW_BY_ROW = (
-    pointwise.Unary, pointwise.Binary, pointwise.Where, norm.RmsNorm, norm.RmsStatistic, norm.LayerNorm,
-    ternary.Quantizes, ternary.Dequantize, ternary.TernaryMatmul, Gather, Input,
+    pointwise.Unary, pointwise.Binary, pointwise.Where, norm.RmsNorm, norm.RmsStatistic,
+    norm.LayerNorm, ternary.Quantizes, ternary.Dequantize, ternary.TernaryMatmul, Gather, Input,
 )  # fmt: skip
 _LAST_AXIS = (reduce.Sum, reduce.Mean, reduce.Max, reduce.Softmax, Slice)
 
 
 def flatten_rows(body: Graph) -> tuple[Graph, Dim] | None:
-    """The body over [rows, D] and the number of rows, or None where rows are not all that it sees."""
+    """The body over [rows, D] and the number of rows, or None where it sees more than rows."""
     lead = max((v.type.shape[:-1] for v in body.values), key=len, default=())
     if not lead or not all(_is_row_by_row(op) for op in body):
         return None
@@ -62,7 +62,8 @@ def _is_table(op: Op, body: Graph) -> bool:
     """True for a weight that is read as a whole, such as a table or a matrix."""
     users = body.users.get(op, ())
     return isinstance(op, Input) and all(
-        (isinstance(user, Gather) and user.table is op) or (isinstance(user, ternary.TernaryMatmul) and user.w is op)
+        (isinstance(user, Gather) and user.table is op)
+        or (isinstance(user, ternary.TernaryMatmul) and user.w is op)
         for user in users
     )
 

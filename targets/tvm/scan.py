@@ -18,7 +18,8 @@ from tvm.script.ir_builder import tirx as T
 from mmc.ir.op import Op, Value
 from mmc.ir.ops.recurrence import LinearRecurrence
 from mmc.targets.tvm.elementary import Vector, hold, number
-from mmc.targets.tvm.expressions import LANES, Elements, Index, register, serial
+from mmc.targets.tvm.expressions import Elements, Index
+from mmc.targets.tvm.fold import LANES, register, serial
 from mmc.targets.tvm.memory import COMPUTED, Place, as_expression, is_one, size_of, unravel
 from mmc.targets.tvm.schedule import Nest
 
@@ -67,7 +68,9 @@ class _Scan:
 
         def run(task: Any) -> None:
             *outer, block = unravel(task, sizes)
-            self._task(outer, T.Bind(as_expression(block * (vectors * lanes) + start)), vectors, lanes)
+            self._task(
+                outer, T.Bind(as_expression(block * (vectors * lanes) + start)), vectors, lanes
+            )
 
         if isinstance(tasks, int) and tasks == 1:
             run(0)
@@ -104,7 +107,6 @@ class _Scan:
 
     def _first(self, op: Op, axes: tuple[Any, ...], lanes: int) -> Any:
         dtype = COMPUTED[op.types[0].dtype]
-        dtype = "int8" if dtype == "bool" else dtype
         if isinstance(op, LinearRecurrence):
             return register(dtype, lanes, self.elements.at(op.h0, Index(axes, lanes)))
         return register(dtype, lanes, number(0, dtype, lanes))

@@ -37,7 +37,7 @@ def schedule(outputs: Sequence[Value], inputs: Collection[Value]) -> list[Nest]:
     """The nests in the order in which they run."""
     stored = set(inputs)
     totals = [v for v in cone(outputs, stored) if is_whole_maximum(v)]
-    nests = [Nest(producer(v).operands[0].type.shape[:-1], total=v) for v in totals]
+    nests = [Nest(row_maximum_behind(v).type.shape[:-1], total=v) for v in totals]
     stored |= set(totals)
     plain = [i for i, v in enumerate(outputs) if not recurrences_behind(v, stored)]
     nests += _by_lead(outputs, plain)
@@ -58,6 +58,14 @@ def is_whole_maximum(value: Value) -> bool:
     while isinstance(op, Max) and op.keepdims and not is_row_reduction(op):
         op = producer(op.x)
     return isinstance(op, Max) and is_row_reduction(op) and isinstance(producer(op.x), ir.Abs)
+
+
+def row_maximum_behind(total: Value) -> Value:
+    """The maxima over rows that a maximum over a whole tensor is made of."""
+    op = producer(total)
+    while isinstance(op, Max) and isinstance(below := producer(op.x), Max):
+        op = below
+    return op.results[0]
 
 
 def recurrences_behind(value: Value, stored: Collection[Value]) -> list[Op]:

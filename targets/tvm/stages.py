@@ -19,8 +19,8 @@ from mmc.ir.op import Op, Value, producer
 from mmc.ir.ops import pointwise as ir
 from mmc.ir.ops.linear import Linear, Matmul
 from mmc.ir.ops.norm import RmsStatistic
-from mmc.ir.ops.recurrence import CausalConv, ConvWindow
-from mmc.ir.ops.reduce import ArgMax, CumSum, Reduction
+from mmc.ir.ops.recurrence import CausalConv
+from mmc.ir.ops.reduce import ArgMax, CumSum, Max, Mean, Reduction, Sum
 from mmc.ir.ops.shape import Concat, Expand, Gather, Pad, Permute, Reshape, Slice
 from mmc.ir.ops.source import Constant
 from mmc.ir.types import DType
@@ -56,7 +56,8 @@ def is_row_reduction(op: Op) -> bool:
     """Whether the operation reduces the last axis and keeps it."""
     if isinstance(op, RmsStatistic):
         return True
-    return isinstance(op, Reduction) and op.keepdims and op.axis in (-1, op.x.type.rank - 1)
+    known = isinstance(op, Sum | Mean | Max | ArgMax)
+    return known and op.keepdims and op.axis in (-1, op.x.type.rank - 1)
 
 
 def is_row_scalar(value: Value) -> bool:
@@ -269,7 +270,3 @@ class Plan:
 
 def needs_stage(op: Op, stored: Collection[Value]) -> bool:
     return is_row_reduction(op) or isinstance(op, Linear | CumSum)
-
-
-def reads_the_past(op: Op) -> bool:
-    return isinstance(op, CausalConv | ConvWindow)

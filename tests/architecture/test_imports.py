@@ -30,7 +30,7 @@ MAY_IMPORT = {
 # What these layers may import from outside, besides the standard library.
 THIRD_PARTY = {
     "mmc.ir": {"numpy", "ml_dtypes", "networkx"},
-    "mmc.passes": {"numpy"},
+    "mmc.passes": {"numpy", "networkx"},
     "mmc.errors": set[str](),
 }
 

@@ -1,5 +1,7 @@
 """One expression for each entry of the table of PyTorch operations, and for its awkward forms."""
 
+# pyright: reportUnknownLambdaType=false
+
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping

@@ -13,8 +13,10 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from mmc.errors import MmcError
+from mmc.frontends.base import Imported
 from mmc.frontends.checkpoint import load, read_store
-from mmc.frontends.models.hgrn_bit import HgrnBitConfig, HgrnBitForCausalLM
+from mmc.frontends.models.hgrn_bit import HgrnBitForCausalLM
+from mmc.frontends.models.hgrn_bit_config import HgrnBitConfig
 from mmc.frontends.safetensors_file import read_file
 from mmc.frontends.torch_types import array_of
 from mmc.ir.evaluate import evaluate
@@ -45,6 +47,14 @@ def random_tensors(config: dict[str, Any], dtype: torch.dtype = torch.bfloat16) 
     return {name: torch.randn(tensor.shape).to(dtype) for name, tensor in state.items()}
 
 
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory: pytest.TempPathFactory) -> Imported:
+    """The model of the fixture `folder`, from an untouched folder of its own."""
+    path = tmp_path_factory.mktemp("whole")
+    (path / "tokenizer.json").write_text("{}")
+    return load(write(path, random_tensors(CONFIG), CONFIG))
+
+
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
     return write(tmp_path, random_tensors(CONFIG), CONFIG)
@@ -57,8 +67,7 @@ def rewrite(folder: Path, change: Callable[[dict[str, torch.Tensor]], object]) -
     return folder
 
 
-def logits(folder: Path) -> np.ndarray:
-    imported = load(folder)
+def logits(imported: Imported) -> np.ndarray:
     inputs = {"ids": np.array([[3, 1, 4, 1]]), "lengths": np.array([4])}
     inputs |= {op.name: np.zeros((1, 16), np.float32) for op in imported.graph.inputs[2:]}
     return evaluate(imported.graph, inputs, imported.tensors)["logits"]
@@ -82,39 +91,46 @@ def index(folder: Path, weight_map: object) -> None:
     (folder / "model.safetensors.index.json").write_text(content)
 
 
-def test_facts(folder: Path) -> None:
-    found = load(folder)
-    assert (found.source, found.kind) == (str(folder), "causal_lm")
-    assert (found.vocab_size, found.max_positions, found.eos_token_ids) == (12, 64, (2, 5))
-    assert found.tokenizer is None
-    (folder / "tokenizer.json").write_text("{}")
-    assert load(folder).tokenizer == folder / "tokenizer.json"
+def test_facts(whole: Imported) -> None:
+    assert whole.kind == "causal_lm"
+    assert (whole.vocab_size, whole.max_positions, whole.eos_token_ids) == (12, 64, (2, 5))
+    assert whole.tokenizer == Path(whole.source) / "tokenizer.json"
+    assert whole.config == CONFIG
 
 
-def test_shards_are_the_whole(folder: Path) -> None:
-    whole = logits(folder)
+def test_shards_are_the_whole(folder: Path, whole: Imported) -> None:
     shard(folder)
-    np.testing.assert_array_equal(logits(folder), whole)
+    found = load(folder)
+    assert found.tokenizer is None
+    np.testing.assert_array_equal(logits(found), logits(whole))
 
 
-@pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16])
-def test_stored_dtype_stays(tmp_path: Path, dtype: torch.dtype) -> None:
+@pytest.mark.parametrize(
+    ("dtype", "wanted"),
+    [(torch.float32, DType.F32), (torch.float16, DType.F16), (torch.bfloat16, DType.BF16)],
+)
+def test_stored_tensors_are_read_as_they_are(
+    tmp_path: Path, dtype: torch.dtype, wanted: DType
+) -> None:
     tensors = random_tensors(CONFIG, dtype)
-    found = load(write(tmp_path, tensors, CONFIG))
-    for op in found.graph.weights:
-        assert op.declared.dtype.value == {"float32": "f32", "float16": "f16"}.get(
-            str(dtype).removeprefix("torch."), "bf16"
-        )
-        np.testing.assert_array_equal(found.tensors[op.name], array_of(tensors[op.name]))
+    store = read_store(write(tmp_path, tensors, CONFIG))
+    assert store.keys() == tensors.keys()
+    for name, stored in store.items():
+        assert stored.type.dtype is wanted
+        np.testing.assert_array_equal(stored.load(), array_of(tensors[name]))
+
+
+def test_weights_keep_their_element_type(whole: Imported) -> None:
+    assert {op.declared.dtype for op in whole.graph.weights} == {DType.BF16}
 
 
 def test_untied_copy_of_a_tied_matrix_may_be_missing(tmp_path: Path) -> None:
     config = CONFIG | {"tie_word_embeddings": True}
     tensors = random_tensors(config)
     tensors["lm_head.weight"] = tensors["model.embeddings.weight"].clone()
-    both = logits(write(tmp_path, tensors, config))
+    both = logits(load(write(tmp_path, tensors, config)))
     del tensors["lm_head.weight"]
-    np.testing.assert_array_equal(logits(write(tmp_path, tensors, config)), both)
+    np.testing.assert_array_equal(logits(load(write(tmp_path, tensors, config))), both)
 
 
 def test_unused_convolution_is_tolerated(tmp_path: Path) -> None:
@@ -141,21 +157,21 @@ def _as_ternary(tensors: dict[str, torch.Tensor], form: str) -> None:
         if form == "int8":
             tensors[name] = t.to(torch.int8)
         else:
-            blocks = (t + 1).to(torch.uint8).reshape(4, -1, t.shape[1])
-            tensors[name] = sum(block << 2 * i for i, block in enumerate(blocks))
+            first, second, third, fourth = (t + 1).to(torch.uint8).reshape(4, -1, t.shape[1])
+            tensors[name] = first | second << 2 | third << 4 | fourth << 6
 
 
 @pytest.mark.parametrize("form", ["int8", "bitlinear", "autobitlinear"])
-def test_matrices_quantised_offline(folder: Path, form: str) -> None:
-    online = logits(folder)
+def test_matrices_quantised_offline(folder: Path, whole: Imported, form: str) -> None:
     rewrite(folder, lambda tensors: _as_ternary(tensors, form))
     quantization = {"quant_method": "bitnet", "linear_class": form}
     if form != "int8":
         config = CONFIG | {"quantization_config": quantization}
         (folder / "config.json").write_text(json.dumps(config))
-    stored = {op.name: op.declared.dtype for op in load(folder).graph.weights}
+    found, online = load(folder), logits(whole)
+    stored = {op.name: op.declared.dtype for op in found.graph.weights}
     assert stored[PROJECTION] is (DType.I8 if form == "int8" else DType.U8)
-    assert np.abs(logits(folder) - online).max() <= 1e-5 * np.abs(online).max()
+    assert np.abs(logits(found) - online).max() <= 1e-5 * np.abs(online).max()
 
 
 def refuse(folder: Path, *message: str) -> None:
@@ -305,6 +321,25 @@ def test_truncated_file(tmp_path: Path, content: bytes) -> None:
     (tmp_path / "model.safetensors").write_bytes(content)
     with pytest.raises(MmcError, match=r"model.safetensors: it is cut short"):
         read_store(tmp_path)
+
+
+@pytest.mark.parametrize("form", ["int8", "bitlinear"])
+def test_matrix_that_is_not_ternary(folder: Path, form: str) -> None:
+    def spoil(tensors: dict[str, torch.Tensor]) -> None:
+        _as_ternary(tensors, form)
+        tensors[PROJECTION][1, 1] = 2 if form == "int8" else 0b00110100
+
+    found = load(rewrite(folder, spoil))
+    with pytest.raises(MmcError, match=f"{PROJECTION}' is not ternary"):
+        found.tensors[PROJECTION]
+    assert found.tensors["lm_head.weight"].dtype.kind in "iu"
+
+
+def test_file_cut_while_in_use(folder: Path) -> None:
+    store = read_store(folder)
+    (folder / "model.safetensors").write_bytes(b"")
+    with pytest.raises(MmcError, match=f"cannot read tensor '{PROJECTION}'"):
+        store[PROJECTION].load()
 
 
 def test_truncated_data(folder: Path) -> None:

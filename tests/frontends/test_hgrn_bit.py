@@ -16,8 +16,9 @@ from mmc.errors import MmcError
 from mmc.frontends.base import Imported
 from mmc.frontends.checkpoint import load
 from mmc.frontends.models.bit_linear import BitLinear, Quantiser, RmsNorm, unpack
-from mmc.frontends.models.hgrn_bit import HgrnBitConfig, HgrnBitForCausalLM
+from mmc.frontends.models.hgrn_bit import HgrnBitForCausalLM
 from mmc.frontends.models.hgrn_bit_checkpoint import import_hgrn_bit
+from mmc.frontends.models.hgrn_bit_config import HgrnBitConfig
 from mmc.frontends.torch_types import array_of
 from mmc.ir.evaluate import evaluate
 from mmc.ir.ops.recurrence import Scan

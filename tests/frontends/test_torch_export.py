@@ -1,5 +1,7 @@
 """Modules of one's own: names, symbols, states, scans, and what cannot be imported."""
 
+# pyright: reportUnknownLambdaType=false
+
 from __future__ import annotations
 
 from typing import Any
@@ -85,8 +87,12 @@ def test_names_in_common_make_a_state() -> None:
             h = 0.5 * h + x
             return h.tanh(), h
 
-    names = {"input_names": ("x", "memory"), "output_names": ("y", "memory")}
-    graph = import_module(Step(), (torch.randn(2), torch.randn(2)), **names).graph
+    graph = import_module(
+        Step(),
+        (torch.randn(2), torch.randn(2)),
+        input_names=("x", "memory"),
+        output_names=("y", "memory"),
+    ).graph
     assert graph.states == ("memory",)
 
 
@@ -173,7 +179,9 @@ def test_scan_over_mixed_axes_keeps_its_permutes() -> None:
     found = import_module(module, given)
     (op,) = [op for op in found.graph if isinstance(op, Scan)]
     assert op.axis == 0
-    arrays = dict(zip(("h", "x", "y"), map(array_of, given), strict=True))
+    names = [op.name for op in found.graph.inputs]
+    assert names == ["h", "x", "y"]
+    arrays = dict(zip(names, map(array_of, given), strict=True))
     with torch.no_grad():
         wanted = array_of(module(*given))
     np.testing.assert_allclose(evaluate(found.graph, arrays)["output"], wanted, 1e-5)

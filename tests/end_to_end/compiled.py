@@ -1,0 +1,116 @@
+"""Models that several tests need, each written and compiled once for a test run."""
+
+from __future__ import annotations
+
+import atexit
+import json
+import os
+import shutil
+import tempfile
+from collections.abc import Mapping
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from safetensors.torch import save_file
+
+import mmc
+from mmc.frontends.models.hgrn_bit import HgrnBitConfig, HgrnBitForCausalLM
+
+os.environ.setdefault("MMC_NUM_THREADS", "1")
+
+ROOT = Path(__file__).resolve().parents[2]
+EXAMPLE = ROOT / "examples" / "mmfree-9m"
+GOLDEN = ROOT / "tests" / "data" / "mmfree-9m-golden.safetensors"
+
+TINY: Mapping[str, Any] = {
+    "model_type": "hgrn_bit",
+    "vocab_size": 17,
+    "hidden_size": 40,
+    "num_hidden_layers": 2,
+    "intermediate_size": 37,
+    "eos_token_id": 16,
+}
+VARIANTS: Mapping[str, Mapping[str, Any]] = {
+    "tiny": {},
+    "shared_conv": {"hidden_size": 72, "vocab_size": 1003, "use_short_conv": True},
+    "two_convs": {
+        "hidden_size": 40,
+        "use_short_conv": True,
+        "share_conv_kernel": False,
+        "conv_size": 3,
+        "gate_order": "hgrn",
+    },
+    "paper": {
+        "hidden_size": 250,
+        "intermediate_size": 333,
+        "gate_order": "paper",
+        "use_lower_bound": False,
+        "rounding": "half_even",
+    },
+    "wide": {
+        "hidden_size": 72,
+        "num_heads": 2,
+        "expand_ratio": 2,
+        "use_lower_bound": False,
+        "gate_order": "hgrn",
+        "rounding": "half_up",
+    },
+    "tied": {"vocab_size": 257, "intermediate_size": 1, "tie_word_embeddings": True},
+}
+
+
+@cache
+def workspace() -> Path:
+    """A folder that lives as long as the test run."""
+    folder = Path(tempfile.mkdtemp(prefix="mmc-tests-"))
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
+    return folder
+
+
+def write_model(folder: Path, changes: Mapping[str, Any], seed: int = 0) -> Path:
+    """A checkpoint with random weights; `changes` are keys of config.json over `TINY`."""
+    config = {**TINY, **changes}
+    module = HgrnBitForCausalLM(HgrnBitConfig.parse(config))
+    random = np.random.default_rng(seed)
+    state = module.state_dict()
+    if config.get("tie_word_embeddings"):
+        del state["lm_head.weight"]
+    tensors = {name: _values(random, tuple(t.shape)) for name, t in state.items()}
+    folder.mkdir(parents=True)
+    (folder / "config.json").write_text(json.dumps(config))
+    save_file(tensors, folder / "model.safetensors")
+    return folder
+
+
+def _values(random: np.random.Generator, shape: tuple[int, ...]) -> torch.Tensor:
+    noise = random.standard_normal(shape).astype(np.float32)
+    return torch.from_numpy(1 + 0.2 * noise if len(shape) == 1 else noise).to(torch.bfloat16)
+
+
+@cache
+def checkpoint(variant: str) -> Path:
+    return write_model(workspace() / f"checkpoint-{variant}", VARIANTS[variant])
+
+
+@cache
+def artifact(variant: str, target: str = "cpu", weights: str = "2bit") -> Path:
+    """The folder of a compiled model; with `--check`, so it has a certificate."""
+    source = EXAMPLE if variant == "example" else checkpoint(variant)
+    out = workspace() / f"{variant}-{target}-{weights}"
+    check = variant != "example"
+    mmc.compile(source, target=target, weights=weights, out=out, check=check)
+    return out
+
+
+@cache
+def model(variant: str, target: str = "cpu", weights: str = "2bit") -> mmc.Model:
+    loaded = mmc.load(artifact(variant, target, weights))
+    assert isinstance(loaded, mmc.Model)
+    return loaded
+
+
+def token_ids(vocabulary: int, batch: int, time: int, seed: int = 3) -> np.ndarray:
+    return np.random.default_rng(seed).integers(0, vocabulary, (batch, time))
