@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping
 import numpy as np
 
 from mmc.errors import MmcError
-from mmc.ir.graph import Graph
+from mmc.ir.graph import Graph, bind_op
 from mmc.ir.op import Op, Value
 from mmc.ir.ops.source import Input, Weight
 from mmc.ir.types import Dim, SymbolicDim, bind_shape
@@ -45,7 +45,7 @@ def evaluate(
         if isinstance(op, Input):
             made = (np.asarray(inputs[op.name]),)
         else:
-            made = _run(op.bind(symbols) if symbols else op, [read(v) for v in op.operands])
+            made = _run(bind_op(op, symbols) if symbols else op, [read(v) for v in op.operands])
         if observe is not None:
             made = observe(op, made)
         env |= zip(op.results, made, strict=True)
@@ -73,6 +73,7 @@ def _run(op: Op, operands: list[np.ndarray]) -> Arrays:
 def bind_inputs(graph: Graph, inputs: Mapping[str, np.ndarray]) -> dict[str, int]:
     """The number of each symbol, from the inputs' shapes; raise MmcError where they clash."""
     symbols: dict[str, int] = {}
+    shapes: dict[Input, tuple[int, ...]] = {}
     for op in graph.inputs:
         if op.name not in inputs:
             raise MmcError(f"input {op.name!r} is missing", f"@{graph.name}")
@@ -86,6 +87,8 @@ def bind_inputs(graph: Graph, inputs: Mapping[str, np.ndarray]) -> dict[str, int
         for dim, size in zip(op.type.shape, found, strict=True):
             if isinstance(dim, SymbolicDim) and (name := _lone_symbol(dim)):
                 symbols.setdefault(name, size)
+        shapes[op] = found
+    for op, found in shapes.items():
         if bind_shape(op.type.shape, symbols) != found:
             raise MmcError(
                 f"input {op.name!r} has shape {list(found)}, needs {op.type}", f"@{graph.name}"

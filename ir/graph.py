@@ -11,7 +11,7 @@ from functools import cached_property
 from typing import Any, ClassVar
 from weakref import WeakValueDictionary
 
-from mmc.ir.op import Op, Value, VerifyError, producer
+from mmc.ir.op import Op, Value, VerifyError, origin, producer
 from mmc.ir.ops.source import Input, Weight
 from mmc.ir.types import TensorType
 
@@ -126,10 +126,7 @@ class Graph(metaclass=_Interned):
         """The same graph with numbers for some of its symbols."""
 
         def step(_: Op, moved: Op) -> Op:
-            bound = moved.bind(symbols)
-            for nested in nested_graphs(bound):
-                bound = _with_nested(bound, nested, nested.bind(symbols))
-            return bound
+            return bind_op(moved, symbols)
 
         return self.map(step)[0]
 
@@ -142,8 +139,17 @@ def nested_graphs(op: Op) -> tuple[Graph, ...]:
     return tuple(a for a in op.attributes.values() if isinstance(a, Graph))
 
 
+def bind_op(op: Op, symbols: Mapping[str, int]) -> Op:
+    """The operation, and the graphs that it carries, with numbers for symbols."""
+    bound = op.bind(symbols)
+    for nested in nested_graphs(bound):
+        bound = _with_nested(bound, nested, nested.bind(symbols))
+    return bound
+
+
 def _with_nested(op: Op, old: Graph, new: Graph) -> Op:
-    return type(op)(*(new if field is old else field for field in op.fields))
+    with origin(op.origin):
+        return type(op)(*(new if field is old else field for field in op.fields))
 
 
 def graph_of(name: str, outputs: Mapping[str, Value], inputs: Sequence[Input] = ()) -> Graph:

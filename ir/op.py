@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Callable, Generator, Iterator, Mapping
 from contextlib import contextmanager
 from contextvars import ContextVar
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, fields, is_dataclass
 from functools import cached_property
 from typing import Any, ClassVar, cast, dataclass_transform
 from weakref import WeakValueDictionary
@@ -62,8 +62,52 @@ def _identity(attribute: object) -> object:
     if isinstance(attribute, tuple):
         return tuple(_identity(a) for a in cast(tuple[object, ...], attribute))
     if isinstance(attribute, float):
-        return (float, repr(attribute))
+        return (float, float.__repr__(attribute))
+    if _is_record(attribute):
+        return (
+            type(attribute),
+            *(_identity(getattr(attribute, f.name)) for f in fields(attribute)),
+        )
     return (type(attribute), attribute)
+
+
+def _is_record(attribute: Any) -> bool:
+    """True for attributes such as `absmax(range=127.0)`."""
+    plain = is_dataclass(attribute) and not isinstance(attribute, Value | SymbolicDim | TensorType)
+    return plain and type(attribute).__hash__ is not object.__hash__
+
+
+def _fits(value: object, kind: str) -> bool:
+    """True where a field annotated `kind` may hold the value."""
+    if kind.startswith("tuple["):
+        inner = kind[len("tuple[") : -len(", ...]")]
+        return isinstance(value, tuple) and all(
+            _fits(v, inner) for v in cast(tuple[object, ...], value)
+        )
+    match kind:
+        case "Value":
+            return isinstance(value, Value)
+        case "None":
+            return value is None
+        case "float":
+            return type(value) in (float, int)
+        case "Dim":
+            return type(value) is int or isinstance(value, SymbolicDim)
+        case "Shape":
+            return _fits(value, "tuple[Dim, ...]")
+        case _:
+            return type(value).__name__ == kind
+
+
+def _misfit(record: Any) -> str | None:
+    """Which field of an operation or of a record that it holds is of the wrong kind, if one is."""
+    for each in fields(record):
+        value, kinds = getattr(record, each.name), str(each.type)
+        if not any(_fits(value, kind) for kind in kinds.split(" | ")):
+            return f"{each.name} is {value!r}, not {kinds}"
+        if _is_record(value) and (inner := _misfit(value)):
+            return inner
+    return None
 
 
 class _Interned(type):
@@ -159,6 +203,8 @@ class Op(Value, metaclass=_Interned):
 
     @cached_property
     def types(self) -> tuple[TensorType, ...]:
+        if misfit := _misfit(self):
+            raise VerifyError(self._told(misfit))
         try:
             inferred = self.infer()
         except ValueError as error:

@@ -1,12 +1,12 @@
 """The textual form: `render` and `parse` are inverses.
 
-    graph    = "graph" "@"name "{" operation* return "}"
+    graph    = "graph" "@"label "{" operation* return "}"             label = name | "text"
     operation = results "=" mnemonic "(" operands ")" (name "=" attribute)* ":" types
     results  = "%"name ("," "%"name)*           operands = (operand ("," operand)*)?
     operand  = "%"name | "none" | "[" operands "]"
     attribute = number | "text" | true | false | none | dtype | dimension | "[" attribute,* "]"
               | record "(" (name "=" attribute),* ")" | graph
-    return   = "return" (name "=" operand ("," name "=" operand)*)?
+    return   = "return" (label "=" operand ("," label "=" operand)*)?
     types    = dtype "[" dimension,* "]" ("," ...)*
 
 A comment runs from "#" to the end of its line; the one behind an operation is its origin.
@@ -18,6 +18,7 @@ import json
 import math
 import re
 from collections import Counter
+from collections.abc import Callable
 from dataclasses import fields, is_dataclass
 from enum import Enum
 from typing import Any, cast
@@ -44,18 +45,23 @@ def value_names(graph: Graph) -> dict[Value, str]:
     Names build on the origin, so that a change in one layer renames nothing in another.
     """
     names: dict[Value, str] = {}
-    taken: Counter[str] = Counter()
+    taken: set[str] = set()
+    count: Counter[str] = Counter()
     for op in graph:
-        stem = re.sub(r"[^\w.]", "_", op.attributes.get("name") or _stem(op))
-        taken[stem] += 1
-        while taken[stem] > 1 and f"{stem}.{taken[stem]}" in taken:
-            taken[stem] += 1
-        if taken[stem] > 1:
-            stem = f"{stem}.{taken[stem]}"
-            taken[stem] += 1
-        for result, suffix in zip(op.results, op.result_names, strict=True):
-            names[result] = f"%{stem}.{suffix}" if suffix else f"%{stem}"
+        stem = re.sub(r"[^\w.]|\.$", "_", op.attributes.get("name") or _stem(op))
+        count[stem] += 1
+        while not taken.isdisjoint(spelt := _spelt(op, stem, count[stem])):
+            count[stem] += 1
+        taken.update(spelt)
+        names |= zip(op.results, spelt, strict=True)
     return names
+
+
+def _spelt(op: Op, stem: str, n: int) -> list[str]:
+    """The names of the results of the n-th operation with that stem."""
+    stem = f"{stem}.{n}" if n > 1 else stem
+    suffixes = (re.sub(r"[^\w.]|\.$", "_", name) for name in op.result_names)
+    return [f"%{stem}.{suffix}" if suffix else f"%{stem}" for suffix in suffixes]
 
 
 def _stem(op: Op) -> str:
@@ -69,7 +75,7 @@ def render(graph: Graph) -> str:
 
 def _graph_lines(graph: Graph) -> list[str]:
     names = value_names(graph)
-    lines = [f"graph @{graph.name} {{"]
+    lines = [f"graph @{_label(graph.name)} {{"]
     for op in graph:
         left = ", ".join(names[v] for v in op.results)
         operands = ", ".join(_operand(getattr(op, n), names) for n in op.operand_names)
@@ -77,11 +83,15 @@ def _graph_lines(graph: Graph) -> list[str]:
             f" {k}={_attribute(a)}" for k, a in op.attributes.items() if k != "declared"
         )
         types = ", ".join(map(str, op.types))
-        note = f"  # {op.origin}" if op.origin else ""
+        note = f"  # {op.origin}".replace("\n", " ") if op.origin else ""
         text = f"{left} = {op.mnemonic}({operands}){attributes} : {types}{note}"
         lines += [f"  {line}" for line in text.split("\n")]
-    result = ", ".join(f"{name}={names[value]}" for name, value in graph.outputs)
+    result = ", ".join(f"{_label(name)}={names[value]}" for name, value in graph.outputs)
     return [*lines, f"  return {result}".rstrip(), "}"]
+
+
+def _label(name: str) -> str:
+    return name if re.fullmatch(r"[A-Za-z_][\w.]*", name) else json.dumps(name)
 
 
 def _operand(operand: Any, names: dict[Value, str]) -> str:
@@ -101,7 +111,7 @@ def _attribute(value: Any) -> str:
         case float() if not math.isfinite(value):
             return f"float({json.dumps(str(value))})"
         case int() | float():
-            return repr(value)
+            return (int if isinstance(value, int) else float).__repr__(value)
         case Enum() | SymbolicDim() | TensorType():
             return str(value)
         case Graph():
@@ -121,7 +131,10 @@ def parse(text: str, source: str = "<text>") -> Graph:
     source: the file's name, for the message.
     """
     tokens = Tokens(text, source)
-    graph = _parse_graph(tokens)
+    try:
+        graph = _parse_graph(tokens)
+    except RecursionError:
+        raise tokens.error(tokens.peek(), "nested too deeply") from None
     tokens.expect("end")
     return graph
 
@@ -129,7 +142,7 @@ def parse(text: str, source: str = "<text>") -> Graph:
 def _parse_graph(tokens: Tokens) -> Graph:
     tokens.expect("word", "graph")
     tokens.expect("@")
-    name = tokens.expect("word").text
+    name = _parse_label(tokens)
     tokens.expect("{")
     values: dict[str, Value] = {}
     inputs: list[Input] = []
@@ -139,8 +152,8 @@ def _parse_graph(tokens: Tokens) -> Graph:
             inputs.append(op)
     start = tokens.expect("word", "return")
     outputs: list[tuple[str, Value]] = []
-    while tokens.peek().kind == "word":
-        label = tokens.next().text
+    while tokens.peek().kind in ("word", "string"):
+        label = _parse_label(tokens)
         tokens.expect("=")
         outputs.append((label, _reference(tokens, values)))
         if not tokens.accept(","):
@@ -150,6 +163,21 @@ def _parse_graph(tokens: Tokens) -> Graph:
         return Graph(name, tuple(inputs), tuple(outputs)).verify()
     except VerifyError as error:
         raise tokens.error(start, str(error)) from None
+
+
+def _parse_label(tokens: Tokens) -> str:
+    return (
+        _read(tokens, json.loads) if tokens.peek().kind == "string" else tokens.expect("word").text
+    )
+
+
+def _read(tokens: Tokens, reader: Callable[[str], Any]) -> Any:
+    """What the reader makes of the next token."""
+    token = tokens.next()
+    try:
+        return reader(token.text)
+    except ValueError as error:
+        raise tokens.error(token, str(error)) from None
 
 
 def _parse_operation(tokens: Tokens, values: dict[str, Value]) -> Op:
@@ -162,10 +190,15 @@ def _parse_operation(tokens: Tokens, values: dict[str, Value]) -> Op:
     if cls is None:
         raise tokens.error(mnemonic, f"unknown operation {mnemonic.text!r}")
     tokens.expect("(")
-    fields = dict(zip(cls.operand_names, _operand_list(tokens, values, ")"), strict=False))
+    operands = _operand_list(tokens, values, ")")
+    if len(operands) > len(cls.operand_names):
+        wanted = len(cls.operand_names)
+        raise tokens.error(mnemonic, f"{cls.mnemonic} has {wanted} operands, given {len(operands)}")
+    fields = dict(zip(cls.operand_names, operands, strict=False))
+    known = set(cls.field_names) - set(cls.operand_names) - {"declared"}
     while tokens.peek().kind == "word":
         key = tokens.next()
-        if key.text not in cls.field_names or key.text in cls.operand_names or key.text in fields:
+        if key.text not in known or key.text in fields:
             raise tokens.error(
                 key, f"{cls.mnemonic} has no attribute {key.text!r}, or it is given twice"
             )
@@ -251,10 +284,9 @@ def _parse_dim(tokens: Tokens) -> Dim:
 def _parse_attribute(tokens: Tokens) -> Any:
     token = tokens.peek()
     if token.kind == "string":
-        return json.loads(tokens.next().text)
+        return _read(tokens, json.loads)
     if token.kind == "number" and not tokens.is_dimension():
-        text = tokens.next().text
-        return float(text) if any(c in text for c in ".en") else int(text)
+        return _read(tokens, float if any(c in token.text for c in ".e") else int)
     if tokens.accept("["):
         items: list[Any] = []
         while not tokens.accept("]"):
@@ -284,7 +316,7 @@ def _parse_record(tokens: Tokens) -> Any:
     name = tokens.next()
     tokens.expect("(")
     if name.text == "float":
-        value = float(json.loads(tokens.expect("string").text))
+        value = _read(tokens, lambda text: float(text.strip('"')))
         tokens.expect(")")
         return value
     if name.text not in RECORDS:

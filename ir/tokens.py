@@ -41,17 +41,20 @@ class Tokens:
         self._list: list[Token] = []
         self._comments: dict[int, str] = {}
         self._next = 0
-        at = 0
+        at = end = 0
         while at < len(text):
             found = _TOKEN.match(text, at)
             if found is None:
                 raise self.error(Token("", "", at), f"unexpected character {text[at]!r}")
             kind = found.lastgroup or ""
+            if kind == "comment" and "\n" in text[end:at]:
+                kind = "space"  # a line of its own is the origin of nothing
             if kind == "comment":
                 self._comments[len(self._list)] = found[0][1:].strip()
             elif kind != "space":
                 kind = {"value": "%", "mark": found[0]}.get(kind, kind)
                 self._list.append(Token(kind, found[0], at))
+                end = found.end()
             at = found.end()
         self._list.append(Token("end", "", len(text)))
 

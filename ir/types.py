@@ -139,7 +139,9 @@ def _dim(terms: Iterable[tuple[Monomial, int]]) -> Dim:
 
 
 def symbol(name: str) -> SymbolicDim:
-    """The dimension called `name`."""
+    """The dimension called `name`; raise ValueError where that is no name."""
+    if not re.fullmatch(r"[A-Za-z_][\w.]*", name):
+        raise ValueError(f"{name!r} is not the name of a dimension")
     return SymbolicDim((((name,), 1),))
 
 

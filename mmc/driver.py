@@ -80,7 +80,8 @@ def compile_model(
     done = analyse(imported, progress)
     _refuse(done, options)
     manager = done.manager
-    rest = [load_pass(name) for name in REWRITE]
+    # What stayed dense gets its plain weights back: hence the second folding.
+    rest = [load_pass(name) for name in (*REWRITE, "fold-constants")]
     if target.capabilities.weight_layouts:
         rest.append(load_pass("pack-ternary", {"layout": _layout(target, options)}))
     core = manager.run(done.core, rest)

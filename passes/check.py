@@ -138,8 +138,9 @@ class _Run:
         for new in (v for v in self.olds if isinstance(v, Weight)):
             self._compare(new, (self.tensors[new.name],))
         for name, value in self.before.outputs:
-            if value in self.kept and outputs[name].shape == self.kept[value].shape:
-                self.check.compare(producer(value), self.kept[value], outputs[name])
+            if value in self.kept:
+                old = _at_last_position(self.kept[value], outputs[name], inputs)
+                self.check.compare(producer(value), old, outputs[name])
 
     def _keep(self, op: Op, made: Arrays) -> Arrays:
         made = tuple(tie(a) if v in self.tied else a for v, a in zip(op.results, made, strict=True))
@@ -158,6 +159,15 @@ class _Run:
                 self.check.compare(op, known, new)
             new = known
         return new
+
+
+def _at_last_position(old: np.ndarray, new: np.ndarray, inputs: Inputs) -> np.ndarray:
+    """What of the old output the new one keeps: all, or [B, 1, ...], the last of each prompt."""
+    lengths = inputs.get("lengths")
+    one = old.ndim >= 2 and new.shape == (old.shape[0], 1, *old.shape[2:])
+    if lengths is None or not one or new.shape == old.shape:
+        return old
+    return np.stack([row[n - 1 : n] for row, n in zip(old, lengths, strict=True)])
 
 
 def _is_seen(maker: Op, present: set[Op]) -> bool:

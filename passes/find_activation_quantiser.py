@@ -7,6 +7,7 @@ rounding and granularity differ between released models; all of them become attr
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 
 from mmc.ir.graph import Graph
@@ -25,9 +26,12 @@ def _scale(x: Value, top: float, eps: float, of: TensorType) -> Div:
 
 
 def _is_int8(found: Bindings) -> bool:
-    bounds = (found["low"], found["high"])
-    whole = all(isinstance(b, int | float) and b == int(b) for b in bounds)
-    return whole and -128 <= bounds[0] <= bounds[1] <= 127
+    low, high = found["low"], found["high"]
+    if not (isinstance(low, int | float) and isinstance(high, int | float)):
+        return False
+    whole = all(math.isfinite(b) and b == int(b) for b in (low, high))
+    bounded = isinstance(found["eps"], int | float) and found["x"].type.dtype is DType.F32
+    return whole and bounded and -128 <= low <= high <= 127
 
 
 @rule_if(_is_int8)

@@ -18,7 +18,7 @@ from mmc.ir.ops.recurrence import LinearRecurrence, Scan
 from mmc.ir.ops.shape import Expand, Reshape, Slice
 from mmc.ir.ops.source import Constant, Iota, scalar
 from mmc.ir.tensors import Tensors
-from mmc.ir.types import Shape
+from mmc.ir.types import DType, Shape
 from mmc.passes.affine import Affine, NotAffine, analyse
 from mmc.passes.base import Log, Pass
 
@@ -45,8 +45,8 @@ class FindRecurrence(Pass):
 
 def _lift(old: Op, scan: Scan, log: Log) -> tuple[Value, ...]:
     """What each result of the scan is without it; nothing where a state is not linear."""
-    sequences = _Sequences(scan)
     try:
+        sequences = _Sequences(scan)
         proofs = [sequences.add_state(index) for index in range(len(scan.init))]
         results = sequences.results()
     except _NotLifted as reason:
@@ -67,21 +67,38 @@ class _Sequences:
         steps = len(scan.xs)
         self.states = names[:n]
         self.time = scan.xs[0].type.shape[scan.axis]
-        self.lifted: dict[Value, Value] = dict(zip(names[n : n + steps], scan.xs, strict=True))
+        self.rank = max(op.type.rank for op in names)
+        self.lifted: dict[Value, Value] = {}
+        for inner, outer in zip(names[n : n + steps], scan.xs, strict=True):
+            self.lifted[inner] = self._stepped(outer)
         for inner, outer in zip(names[n + steps :], scan.captured, strict=True):
             self.lifted[inner] = self._captured(outer)
+
+    def _stepped(self, value: Value) -> Value:
+        """What a step sees of it broadcasts from the right: with a time axis, all axes count."""
+        missing = self.rank - (value.type.rank - 1)
+        if missing == 0:
+            return value
+        time, *rest = value.type.shape
+        if self.axis != 0:
+            raise _NotLifted(f"a sequence {value.type} has fewer axes than the others: kept")
+        return Reshape(value, (time, *(1,) * missing, *rest))
 
     def _captured(self, value: Value) -> Value:
         """A captured value is the same at every step: its time axis has length 1."""
         shape = value.type.shape
-        full = len(self.scan.xs[0].type.shape) - 1
-        if len(shape) < full and len(shape) <= full - self.axis:
+        if len(shape) <= self.rank - self.axis and len(shape) < self.rank:
             return value  # broadcasts from the right, past the time axis
-        return Reshape(value, (*shape[: self.axis], 1, *shape[self.axis :]))
+        padded = (1,) * (self.rank - len(shape)) + shape
+        return Reshape(value, (*padded[: self.axis], 1, *padded[self.axis :]))
 
     def add_state(self, index: int) -> str:
         """Turn one state into a linear recurrence; say what it is."""
         state, (_, new) = self.states[index], self.scan.body.outputs[index]
+        if state.type.dtype is not DType.F32:
+            raise _NotLifted(f"state {state.name} is {state.type}, not f32")
+        if state.type.rank != self.rank:
+            raise _NotLifted(f"state {state.name} is {state.type}: other values have more axes")
         for other in self.states:
             if other is not state and analyse(self.scan.body, other)[new] is not None:
                 raise _NotLifted(

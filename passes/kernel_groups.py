@@ -66,7 +66,7 @@ class Groups:
             quotient.add_node(node)
             for value in op.operands:
                 maker = self._leader.get(producer(value), producer(value))
-                if maker is not node and maker.operands:
+                if maker is not node and (maker in self._members or maker.operands):
                     quotient.add_edge(maker, node)
         for op in self._leader:  # operations without operands that compute, such as iota
             quotient.add_node(self._leader[op])

@@ -10,13 +10,14 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar
 
+from mmc.errors import MmcError
 from mmc.ir.graph import Graph, Mapped
-from mmc.ir.op import Value, origin
-from mmc.ir.ops.pointwise import Sub
+from mmc.ir.op import Op, Value, origin
+from mmc.ir.ops.pointwise import Binary, Sub, Where
 from mmc.ir.ops.shape import TakePosition
 from mmc.ir.ops.source import scalar
 from mmc.ir.tensors import Tensors
-from mmc.ir.types import DType
+from mmc.ir.types import DType, Shape
 from mmc.passes.base import Log, Pass
 
 
@@ -29,9 +30,12 @@ class LastPosition(Pass):
     lengths: str = "lengths"
 
     def run(self, graph: Graph, tensors: Tensors, log: Log) -> tuple[Graph, Mapped]:
-        lengths = next(op for op in graph.inputs if op.name == self.lengths)
-        last = Sub(lengths, scalar(1, DType.I64))
+        lengths = next((op for op in graph.inputs if op.name == self.lengths), None)
         outputs = dict(graph.outputs)
+        if lengths is None or self.output not in outputs:
+            missing = f"input {self.lengths!r}" if lengths is None else f"output {self.output!r}"
+            raise MmcError(f"@{graph.name} has no {missing}", self.name)
+        last = Sub(lengths, scalar(1, DType.I64))
         top = outputs.pop(self.output)
         needed = set(Graph("needed", (), tuple(outputs.items())).ops)
         leading = top.type.shape[:2]
@@ -44,12 +48,7 @@ class LastPosition(Pass):
             return TakePosition(value, last) if per_position else value
 
         for op in Graph("head", (), ((self.output, top),)).ops:
-            if (
-                op in needed
-                or not op.operands
-                or not op.positionwise
-                or op.types[0].shape[:2] != leading
-            ):
+            if op in needed or not _goes_by_position(op, leading):
                 continue
             with origin(op.origin):
                 narrowed |= zip(op.results, op.rebuild(narrow).results, strict=True)
@@ -59,6 +58,18 @@ class LastPosition(Pass):
         last_logits = narrow(top)
         values = tuple((n, last_logits if n == self.output else v) for n, v in graph.outputs)
         return Graph(graph.name, graph.inputs, values), {v: v for op in needed for v in op.results}
+
+
+def _goes_by_position(op: Op, leading: Shape) -> bool:
+    """True where the result at one position needs its operands at that position only.
+
+    With two axes the last one is the position, which norms and projections mix.
+    """
+    shape = op.types[0].shape
+    if not (op.operands and op.positionwise and shape[:2] == leading and len(shape) > 2):
+        return False
+    along = [v.type.shape for v in op.operands] if isinstance(op, Binary | Where) else []
+    return all(len(s) < len(shape) - 1 or s[1 - len(shape)] == 1 or s[:2] == leading for s in along)
 
 
 PASS = LastPosition

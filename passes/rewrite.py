@@ -1,10 +1,10 @@
-'''Rewrite rules: the pattern is the IR itself, with holes.
+"""Rewrite rules: the pattern is the IR itself, with holes.
 
 @rule
 def norm_then_quantize(x, gain, eps, by):
-    \"""Why this is right.\"""
+    "Why this is right."
     return Quantize(Once(RmsNorm(x, gain, eps)), by) >> RmsNormQuantize(x, gain, eps, by)
-'''
+"""
 
 from __future__ import annotations
 
@@ -16,6 +16,7 @@ from typing import Any, cast
 
 from mmc.ir.graph import Graph, Mapped
 from mmc.ir.op import Op, Result, Value, origin, producer
+from mmc.ir.types import TensorType
 
 Bindings = Mapping[str, Any]
 Readers = Mapping[Op, int]
@@ -38,7 +39,10 @@ class Once(Value):
 
 @dataclass(frozen=True)
 class Rule:
-    """`before` turns into `after` wherever it matches and `guard` agrees."""
+    """`before` turns into `after` wherever it matches, `guard` agrees and the type stays.
+
+    A template does not say how its operands broadcast: a match that narrows the result is none.
+    """
 
     name: str
     why: str
@@ -53,7 +57,9 @@ class Rule:
     def apply(self, value: Value, readers: Readers) -> Value | None:
         for found in _match(self.before, value, {}, readers):
             if self.guard(found):
-                return _fill(self.after, found)
+                new = _fill(self.after, found)
+                if _types(new) == _types(value):
+                    return new
         return None
 
 
@@ -68,6 +74,10 @@ class CodeRule:
 
     def apply(self, value: Value, readers: Readers) -> Value | None:
         return self.function(value)
+
+
+def _types(value: Value) -> tuple[TensorType, ...]:
+    return value.types if isinstance(value, Op) else (value.type,)
 
 
 def rule_for(*roots: type[Op]) -> Callable[[Callable[[Any], Value | None]], CodeRule]:
@@ -96,7 +106,7 @@ def _match(
         case Hole(name):
             if name not in found:
                 yield {**found, name: node}
-            elif found[name] is node or (not isinstance(node, Value) and found[name] == node):
+            elif found[name] == node:
                 yield found
         case Once(op):
             if isinstance(node, Op) and readers.get(node, 0) <= 1:
@@ -108,6 +118,10 @@ def _match(
             if type(node) is type(pattern):
                 for order in _orders(pattern.fields, pattern.commutative):
                     yield from _match_all(order, node.fields, found, readers)
+        case tuple():
+            nodes = cast(tuple[object, ...], node)
+            if isinstance(node, tuple) and len(nodes) == len(pattern):  # pyright: ignore[reportUnknownArgumentType]
+                yield from _match_all(cast(tuple[object, ...], pattern), nodes, found, readers)
         case _ if is_dataclass(pattern) and not isinstance(pattern, type):
             if type(node) is type(pattern):
                 yield from _match_all(_record(pattern), _record(node), found, readers)

@@ -36,14 +36,14 @@ class TernaryMatrix:
 def find_ternary(w: np.ndarray) -> TernaryMatrix | str:
     """The trits and scales of w [N, K] float32, or why it is not ternary."""
     size = np.abs(w)
-    if not np.isfinite(size[:1]).all():
-        return "holds NaN or infinity"
     if not size.any():
         return "is all zeros"
     for granularity, group in _granularities(w.shape[1]):
         found = _try(w, size, granularity, group)
         if found is not None:
             return _guard(found)
+    if not np.isfinite(size).all():
+        return "holds NaN or infinity"
     return "dense: its values are not a scale times {-1, 0, 1} per tensor, row or group"
 
 
@@ -56,11 +56,11 @@ def _try(w: np.ndarray, size: np.ndarray, granularity: str, group: int) -> Terna
     n, k = w.shape
     blocks = size.reshape(1, n * k) if group == 0 else size.reshape(n * (k // group), group)
     probe = blocks[:4, :4096]  # a dense matrix shows itself at once
-    if _deviation(probe, probe.max(1, keepdims=True)) > TOLERANCE:
+    if not _deviation(probe, probe.max(1, keepdims=True)) <= TOLERANCE:  # NaN fails as well
         return None
     scale = blocks.max(1, keepdims=True)
     deviation = _deviation(blocks, scale)
-    if deviation > TOLERANCE:
+    if not deviation <= TOLERANCE:
         return None
     on = blocks > scale / 2
     if deviation > 0:  # an estimate that averages the noise out
@@ -74,8 +74,9 @@ def _try(w: np.ndarray, size: np.ndarray, granularity: str, group: int) -> Terna
 
 def _deviation(blocks: np.ndarray, scale: np.ndarray) -> float:
     """The largest distance to 0 or the scale, over the scale."""
-    off = np.minimum(blocks, np.abs(blocks - scale)).max(1)
-    return float((off / np.where(scale[:, 0] > 0, scale[:, 0], 1)).max())
+    with np.errstate(invalid="ignore"):
+        off = np.minimum(blocks, np.abs(blocks - scale)).max(1)
+        return float((off / np.where(scale[:, 0] > 0, scale[:, 0], 1)).max())
 
 
 def _guard(found: TernaryMatrix) -> TernaryMatrix | str:

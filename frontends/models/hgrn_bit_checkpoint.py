@@ -161,8 +161,9 @@ def _checked_trits(stored: Stored, where: str) -> Stored:
 
     def load() -> np.ndarray:
         held = stored.load()
-        packed = held.dtype == np.uint8  # two bits a trit, each plus one: 3 stands for nothing
-        bad = (held & held >> 1 & 0x55) != 0 if packed else np.abs(held) > 1
+        # Packed: two bits a trit, each plus one, so that 3 stands for nothing.
+        packed = held.dtype == np.uint8
+        bad = (held & held >> 1 & 0x55) != 0 if packed else (held < -1) | (held > 1)
         if bad.any():
             raise MmcError(f"tensor {stored.name!r} is not ternary", where)
         return held

@@ -31,7 +31,7 @@ class Linear(Op, mnemonic="linear"):
 
     def reference(self, x: np.ndarray, w: np.ndarray, bias: np.ndarray | None = None) -> np.ndarray:
         y = x @ w.T
-        return y if bias is None else y + bias
+        return (y if bias is None else y + bias).astype(x.dtype)
 
 
 class Matmul(Op, mnemonic="matmul"):
@@ -50,4 +50,4 @@ class Matmul(Op, mnemonic="matmul"):
         return x.with_shape((*broadcast(x.shape[:-2], y.shape[:-2]), x.shape[-2], y.shape[-1]))
 
     def reference(self, x: np.ndarray, y: np.ndarray) -> np.ndarray:
-        return x @ y
+        return (x @ y).astype(x.dtype)

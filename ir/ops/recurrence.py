@@ -33,7 +33,10 @@ class Scan(Op, mnemonic="scan"):
 
     def infer(self) -> tuple[TensorType, ...]:
         self.require(bool(self.xs), "needs a sequence to run over")
-        axis, steps = self.axis, self.xs[0].type.shape[self.axis]
+        axis = self.axis
+        for x in self.xs:
+            self.require(0 <= axis < x.type.rank, f"no axis {axis} in {x.type}")
+        steps = self.xs[0].type.shape[axis]
         given = [value.type for value in self.init]
         for x in self.xs:
             self.require(x.type.shape[axis] == steps, f"{x.type} does not have {steps} steps")

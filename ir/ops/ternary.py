@@ -6,6 +6,7 @@ weights in {-1, 0, 1} with one scale a tensor, row or group.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -37,7 +38,8 @@ class AbsMax:
         """One spelling: a checkpoint may say 127 or 127.0."""
         for name, kind in (("range", float), ("eps", float), ("low", int), ("high", int)):
             value = getattr(self, name)
-            if isinstance(value, int | float):  # not the hole of a pattern
+            number = isinstance(value, int | float) and math.isfinite(value)
+            if number and kind(value) == value:  # not the hole of a pattern
                 object.__setattr__(self, name, kind(value))
 
     def quantize(self, x: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -159,7 +161,8 @@ class ExpandTernary(Op, mnemonic="expand_ternary"):
         self.require(t.dtype.is_ternary and t.rank == 2, f"t is {t}, not ternary[N, K]")
         n, k = static_shape(t.shape)
         shape = static_shape(scale.shape)
-        fits = len(shape) <= 2 and shape[:1] in ((), (n,)) and k % (*shape, 1, 1)[1] == 0
+        groups = shape[1] if len(shape) == 2 else 1
+        fits = len(shape) <= 2 and shape[:1] in ((), (n,)) and groups > 0 and k % groups == 0
         self.require(fits, f"scale is {scale}, t is {t}")
         return TensorType(DType.F32, t.shape)
 
@@ -177,6 +180,7 @@ class PackTernary(Op, mnemonic="pack_ternary"):
 
     def infer(self) -> TensorType:
         self.require(self.t.type.dtype is DType.TERNARY, f"t is {self.t.type}")
+        self.require(self.layout in packing.PLANES, f"unknown layout {self.layout!r}")
         return self.t.type.with_dtype(DType.packed(self.layout))
 
     def reference(self, t: np.ndarray) -> np.ndarray:

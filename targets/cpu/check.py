@@ -96,7 +96,7 @@ def check_kernels(folder: Path, entries: Mapping[str, Graph], probe: Arrays) -> 
     executable = CpuExecutable(Program(code), weights, plans)
     check = KernelCheck(choose_isa())
     for name, plan in plans.items():
-        _check_entry(check, plan, executable.call(name, plan, probe))
+        _check_entry(check, plan, executable.call(name, probe))
     if check.failures:
         raise MmcError(
             f"{len(check.failures)} kernels are wrong:\n  " + "\n  ".join(check.failures[:20]),
@@ -108,7 +108,7 @@ def check_kernels(folder: Path, entries: Mapping[str, Graph], probe: Arrays) -> 
 def _check_entry(check: KernelCheck, plan: Plan, arenas: Arenas) -> None:
     for op in plan.kernels:
         check.kernels += 1
-        bound = op.bind(arenas.symbols)
+        bound = op.bind(arenas.geometry.symbols)
         assert isinstance(bound, Kernel)
         wanted = bound.reference(*(arenas.read(v) for v in op.operands))
         for value, array in zip(op.results, wanted, strict=True):

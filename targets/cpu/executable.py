@@ -7,6 +7,7 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from math import prod
 from pathlib import Path
 
 import numpy as np
@@ -15,16 +16,71 @@ from mmc.ir.evaluate import bind_inputs
 from mmc.ir.op import Value
 from mmc.ir.ops.source import Weight
 from mmc.ir.text import parse
-from mmc.ir.types import TensorType, static_shape
+from mmc.ir.types import static_shape
 from mmc.targets.base import Arrays, graph_file
 from mmc.targets.cpu.features import choose_isa
 from mmc.targets.tvm.loader import Program, aligned_zeros, as_tensor, set_threads
-from mmc.targets.tvm.plan import Plan, root_of, storage_type
-from mmc.targets.tvm.program import symbols_of
+from mmc.targets.tvm.plan import Plan, root_of, storage_type, symbols_of
 from mmc.targets.weights_file import WeightsFile
 
 THREADS = "MMC_NUM_THREADS"
 """Environment variable: how many threads kernels use; all processors by default."""
+
+
+MAX_GEOMETRIES = 64
+"""Sizes of calls that are remembered; decoding repeats one."""
+
+
+@dataclass(frozen=True)
+class Place:
+    """Bytes of an arena as an array: `stored` with padded rows, `shape` without."""
+
+    arena: str
+    start: int
+    stop: int
+    dtype: np.dtype[np.generic]
+    stored: tuple[int, ...]
+    shape: tuple[int, ...]
+
+    def array(self, memory: Mapping[str, np.ndarray]) -> np.ndarray:
+        """The value without its padding; a view."""
+        whole = memory[self.arena][self.start : self.stop].view(self.dtype).reshape(self.stored)
+        return whole if self.stored == self.shape else whole[..., : self.shape[-1]]
+
+
+class Geometry:
+    """A plan with numbers for its sizes: where each value lies, worked out once."""
+
+    def __init__(self, plan: Plan, symbols: Mapping[str, int]) -> None:
+        self.plan, self.symbols = plan, symbols
+        self.sizes = tuple(symbols[name] for name in symbols_of(plan.graph))
+        self.offsets = {name: arena.offsets(symbols) for name, arena in plan.arenas.items()}
+        self.arena_bytes = {name: offsets[-1] for name, offsets in self.offsets.items()}
+        self._places: dict[Value, Place] = {}
+        self._shapes: dict[Value, tuple[int, ...]] = {}
+        self.inputs = [(op.name, self.place(op)) for op in plan.graph.inputs]
+
+    def place(self, value: Value) -> Place:
+        """The place of a value that is neither a weight nor a reshape."""
+        if value not in self._places:
+            self._places[value] = self._find(value)
+        return self._places[value]
+
+    def _find(self, value: Value) -> Place:
+        location = self.plan.locations[value]
+        stored = storage_type(value.type).bind(self.symbols)
+        start = self.offsets[location.arena][location.slot]
+        shape, dtype = static_shape(stored.shape), stored.dtype.numpy
+        exact = self.shape(value)
+        return Place(
+            location.arena, start, start + prod(shape) * dtype.itemsize, dtype, shape, exact
+        )
+
+    def shape(self, value: Value) -> tuple[int, ...]:
+        """The shape of a value in numbers."""
+        if value not in self._shapes:
+            self._shapes[value] = static_shape(value.type.bind(self.symbols).shape)
+        return self._shapes[value]
 
 
 @dataclass
@@ -37,6 +93,7 @@ class CpuExecutable:
 
     def __post_init__(self) -> None:
         self._mapped = as_tensor(self.weights.bytes)
+        self._geometries: dict[object, Geometry] = {}
         self._workspace = aligned_zeros(0)
         threads = os.environ.get(THREADS)
         set_threads(int(threads) if threads else len(os.sched_getaffinity(0)))
@@ -53,60 +110,47 @@ class CpuExecutable:
 
     def run(self, entry: str, inputs: Arrays) -> dict[str, np.ndarray]:
         """The outputs of an entry; the arrays are views of one fresh block of memory."""
-        plan = self.plans[entry]
-        arenas = self.call(entry, plan, inputs)
-        return {name: arenas.read(value) for name, value in plan.graph.outputs}
+        arenas = self.call(entry, inputs)
+        return {name: arenas.read(value) for name, value in self.plans[entry].graph.outputs}
 
-    def call(self, entry: str, plan: Plan, inputs: Arrays) -> Arenas:
+    def call(self, entry: str, inputs: Arrays) -> Arenas:
         """Run an entry and hand over its arenas."""
-        symbols = bind_inputs(plan.graph, inputs)
-        arenas = Arenas(plan, symbols, self.weights)
-        needed = arenas.offsets["workspace"][-1]
-        if needed > self._workspace.size:
-            self._workspace = aligned_zeros(needed)
-        arenas.memory["workspace"] = self._workspace
-        for op in plan.graph.inputs:
-            arenas.write(op, np.asarray(inputs[op.name]))
-        tensors = (as_tensor(arenas.memory[name]) for name in ("inputs", "outputs", "workspace"))
-        self.program[entry](self._mapped, *tensors, *(symbols[s] for s in symbols_of(plan.graph)))
-        return arenas
+        geometry = self._geometry(entry, inputs)
+        size = geometry.arena_bytes
+        if size["workspace"] > self._workspace.size:
+            self._workspace = aligned_zeros(size["workspace"])
+        memory = {name: aligned_zeros(size[name]) for name in ("inputs", "outputs")}
+        memory["workspace"] = self._workspace
+        for name, place in geometry.inputs:
+            place.array(memory)[...] = inputs[name]
+        tensors = (as_tensor(memory[name]) for name in ("inputs", "outputs", "workspace"))
+        self.program[entry](self._mapped, *tensors, *geometry.sizes)
+        return Arenas(geometry, memory, self.weights)
+
+    def _geometry(self, entry: str, inputs: Arrays) -> Geometry:
+        """The geometry for the shapes of the inputs; raise MmcError where they do not fit."""
+        key = (entry, *((name, np.shape(array)) for name, array in inputs.items()))
+        if key not in self._geometries:
+            if len(self._geometries) >= MAX_GEOMETRIES:
+                self._geometries.clear()
+            plan = self.plans[entry]
+            self._geometries[key] = Geometry(plan, bind_inputs(plan.graph, inputs))
+        return self._geometries[key]
 
 
+@dataclass(frozen=True)
 class Arenas:
-    """The memory of one call: where each value of the graph is."""
+    """The memory of one call."""
 
-    def __init__(self, plan: Plan, symbols: Mapping[str, int], weights: WeightsFile) -> None:
-        self.plan, self.symbols, self.weights = plan, symbols, weights
-        self.offsets = {name: arena.offsets(symbols) for name, arena in plan.arenas.items()}
-        self.memory = {
-            name: aligned_zeros(self.offsets[name][-1]) for name in ("inputs", "outputs")
-        }
+    geometry: Geometry
+    memory: Mapping[str, np.ndarray]
+    weights: WeightsFile
 
     def read(self, value: Value) -> np.ndarray:
         """A value of the graph, where it lies."""
         root = root_of(value)
-        if isinstance(value, Weight):
-            return self.weights.array(value)
-        array = (
-            self.weights.array(root) if isinstance(root, Weight) else self._padded(root, root.type)
-        )
-        shape = static_shape(root.type.bind(self.symbols).shape)
-        columns = array[..., : shape[-1]] if shape else array
-        return columns.reshape(static_shape(value.type.bind(self.symbols).shape))
-
-    def write(self, value: Value, array: np.ndarray) -> None:
-        """Put an input where the program looks for it."""
-        place = self._padded(value, value.type)
-        if place.shape != array.shape:
-            place = place[..., : array.shape[-1]]
-        place[...] = array
-
-    def _padded(self, value: Value, declared: TensorType) -> np.ndarray:
-        place = self.plan.locations[value]
-        stored = storage_type(declared).bind(self.symbols)
-        start = self.offsets[place.arena][place.slot]
-        shape = static_shape(stored.shape)
-        size = int(np.prod(shape, dtype=np.int64)) * stored.dtype.numpy.itemsize
-        return (
-            self.memory[place.arena][start : start + size].view(stored.dtype.numpy).reshape(shape)
-        )
+        if isinstance(root, Weight):
+            array = self.weights.array(root)
+        else:
+            array = self.geometry.place(root).array(self.memory)
+        return array if value is root else array.reshape(self.geometry.shape(value))

@@ -8,14 +8,36 @@ from __future__ import annotations
 
 import ctypes
 import functools
+import importlib
 import importlib.util
 import os
+import sys
 from collections.abc import Callable
 from pathlib import Path
+from types import ModuleType
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-import tvm_ffi
+
+
+def _import_without_torch(name: str) -> Any:
+    """Import tvm_ffi, which looks for torch to exchange tensors with it.
+
+    We pass numpy arrays alone, and importing torch takes seconds.
+    """
+    absent: dict[str, ModuleType | None] = sys.modules  # pyright: ignore[reportAssignmentType]
+    hide = "torch" not in sys.modules
+    if hide:
+        absent["torch"] = None
+    try:
+        return importlib.import_module(name)
+    finally:
+        if hide:
+            del absent["torch"]
+
+
+tvm_ffi = _import_without_torch("tvm_ffi")
 
 ALIGNMENT = 64
 """Bytes; what kernels may rely on for every pointer they get."""
@@ -43,7 +65,7 @@ class Program:
             raise KeyError(f"the program has no entry {entry!r}") from error
 
 
-def as_tensor(array: npt.NDArray[np.generic]) -> tvm_ffi.Tensor:
+def as_tensor(array: npt.NDArray[np.generic]) -> Any:
     """Wrap the bytes of a writeable, contiguous, aligned array; nothing is copied.
 
     The tensor keeps the array alive.  A file is mapped with `np.memmap(path, mode="c")`: private

@@ -134,6 +134,14 @@ class Plan:
         return best
 
 
+def symbols_of(graph: Graph) -> tuple[str, ...]:
+    """The symbols of the graph's inputs, in the order in which an entry takes them."""
+    dims = (dim for op in graph.inputs for dim in op.type.shape)
+    return tuple(
+        sorted({name for dim in dims if isinstance(dim, SymbolicDim) for name in dim.symbols})
+    )
+
+
 def root_of(value: Value) -> Value:
     """The value whose memory a value is: a reshape has none of its own."""
     while isinstance(value, Reshape):

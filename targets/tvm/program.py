@@ -22,23 +22,15 @@ from mmc.ir.ops.recurrence import Kernel as KernelOp
 from mmc.ir.ops.source import Weight
 from mmc.ir.ops.ternary import TernaryMatmul
 from mmc.ir.packing import Layout
-from mmc.ir.types import Dim, SymbolicDim, static_shape
+from mmc.ir.types import Dim, static_shape
 from mmc.targets.tvm import rows
 from mmc.targets.tvm.host import Entry, Kernel, KernelCall, Pointer, Tensor, build, size_variable
 from mmc.targets.tvm.memory import size_of
-from mmc.targets.tvm.plan import ALIGNMENT, Location, Plan, root_of
+from mmc.targets.tvm.plan import ALIGNMENT, Location, Plan, root_of, symbols_of
 from mmc.targets.tvm.rowwise import ROWS, flatten_rows
 
 EmitMatmul = Callable[[int, int, Layout], Kernel]
 """Makes the kernel of a ternary matmul: rows n, columns k, layout."""
-
-
-def symbols_of(graph: Graph) -> tuple[str, ...]:
-    """The symbols of the graph's inputs, in the order in which an entry takes them."""
-    dims = (dim for op in graph.inputs for dim in op.type.shape)
-    return tuple(
-        sorted({name for dim in dims if isinstance(dim, SymbolicDim) for name in dim.symbols})
-    )
 
 
 @dataclass

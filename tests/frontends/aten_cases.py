@@ -132,6 +132,7 @@ CASES: dict[str, Case] = {
     "dropout": lambda s: F.dropout(s.x, 0.3, training=False),
     # comparisons and choices
     "eq": lambda s: s.i == 3,
+    "eq_beyond_float": lambda s: (s.i + 2**24) == (s.j + 2**24),
     "ne": lambda s: s.i != s.j,
     "lt": lambda s: s.x < s.y,
     "le": lambda s: s.i <= 2.5,

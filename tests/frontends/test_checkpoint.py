@@ -327,7 +327,7 @@ def test_truncated_file(tmp_path: Path, content: bytes) -> None:
 def test_matrix_that_is_not_ternary(folder: Path, form: str) -> None:
     def spoil(tensors: dict[str, torch.Tensor]) -> None:
         _as_ternary(tensors, form)
-        tensors[PROJECTION][1, 1] = 2 if form == "int8" else 0b00110100
+        tensors[PROJECTION][1, 1] = -128 if form == "int8" else 0b00110100
 
     found = load(rewrite(folder, spoil))
     with pytest.raises(MmcError, match=f"{PROJECTION}' is not ternary"):

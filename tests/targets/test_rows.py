@@ -306,7 +306,9 @@ def arrays_for(name: str, b: int, t: int) -> dict[str, np.ndarray]:
         low, high = whole.get(op.name, (1, 99) if op.name == "positive" else (-99, 99))
         if type_.dtype.is_float:
             if op.name == "halves":
-                return (random.integers(-9, 9, dims) / 2).astype(held)
+                drawn = (random.integers(-9, 9, dims) / 2).astype(held)
+                drawn.flat[:2] = np.nextafter(np.float32(0.5), np.float32(0)) * np.array([1, -1])
+                return drawn
             spread = 0.01 if op.name.startswith("step") else 1.0
             drawn = random.standard_normal(dims) * spread
             return (np.abs(drawn) + 0.1 if op.name == "positive" else drawn).astype(held)

@@ -1,0 +1,151 @@
+"""What must not change a single bit: how a text is cut up, batched, spread over threads and packed."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import mmc
+from mmc.ir.text import parse
+from mmc.targets.cpu.build import build_object
+from mmc.targets.cpu.executable import Arenas, CpuExecutable
+from mmc.targets.cpu.features import ISA_FLAGS, cpu_flags
+from mmc.targets.tvm.loader import Program, set_threads
+from mmc.targets.tvm.plan import Plan
+from mmc.targets.weights_file import WeightsFile
+from tests.end_to_end.compiled import VARIANTS, artifact, model, token_ids
+
+NAMES = ("example", *VARIANTS)
+RUNS_BOTH = all(flags <= cpu_flags() for flags in ISA_FLAGS.values())
+needs_both = pytest.mark.skipif(not RUNS_BOTH, reason="the processor lacks an instruction set")
+
+
+def same(a: mmc.State, b: mmc.State) -> bool:
+    return a.arrays.keys() == b.arrays.keys() and all(
+        np.array_equal(a.arrays[name], b.arrays[name]) for name in a.arrays
+    )
+
+
+def decoded(loaded: mmc.Model, ids: np.ndarray) -> tuple[np.ndarray, mmc.State]:
+    """Logits [B, T, V] and the state, one token at a time."""
+    state = loaded.empty_state(len(ids))
+    logits: list[np.ndarray] = []
+    for t in range(ids.shape[1]):
+        made, state = loaded.decode(ids[:, t], state)
+        logits.append(made)
+    return np.stack(logits, 1), state
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_token_by_token_is_prefill_is_forward(name: str) -> None:
+    loaded = model(name)
+    ids = token_ids(loaded.vocab_size, 2, 19)
+    stepped, state = decoded(loaded, ids)
+    last, prefilled = loaded.prefill(ids)
+    assert np.array_equal(stepped, loaded.forward(ids))
+    assert np.array_equal(stepped[:, -1], last)
+    assert same(state, prefilled)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_prompt_in_two_parts_is_the_prompt(name: str) -> None:
+    loaded = model(name)
+    ids = token_ids(loaded.vocab_size, 2, 11)
+    _, state = loaded.prefill(ids[:, :4])
+    logits, state = loaded.extend(ids[:, 4:], None, state)
+    wanted, wanted_state = loaded.prefill(ids)
+    assert np.array_equal(logits, wanted)
+    assert same(state, wanted_state)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_batch_of_different_lengths_is_each_alone(name: str) -> None:
+    loaded = model(name)
+    ids, lengths = token_ids(loaded.vocab_size, 3, 9), [9, 1, 5]
+    logits, state = loaded.prefill(ids, lengths)
+    for row, length in enumerate(lengths):
+        alone, own = loaded.prefill(ids[row : row + 1, :length])
+        assert np.array_equal(logits[row : row + 1], alone)
+        for key, array in own.arrays.items():
+            assert np.array_equal(state.arrays[key][row : row + 1], array), key
+
+
+@pytest.fixture
+def two_threads() -> Iterator[None]:
+    set_threads(2)
+    yield
+    set_threads(1)
+
+
+@pytest.mark.skipif(len(os.sched_getaffinity(0)) < 2, reason="one processor")
+def test_two_threads_are_one(two_threads: None) -> None:
+    loaded = model("example")
+    ids = token_ids(loaded.vocab_size, 2, 13)
+    logits = loaded.forward(ids)
+    stepped, _ = decoded(loaded, ids[:, :3])
+    set_threads(1)
+    assert np.array_equal(logits, loaded.forward(ids))
+    assert np.array_equal(stepped, logits[:, :3])
+
+
+@pytest.mark.parametrize("name", ["example", "tiny"])
+def test_both_packings_give_the_same_logits(name: str) -> None:
+    two = model(name)
+    ids = token_ids(two.vocab_size, 2, 9)
+    assert np.array_equal(two.forward(ids), model(name, weights="1.6bit").forward(ids))
+
+
+def sums(folder: Path, isa: str, weights: WeightsFile, ids: np.ndarray) -> Mapping[str, np.ndarray]:
+    """Every int32 array that a kernel of the forward graph writes, from a run with `isa` code."""
+    plan = Plan(parse((folder / "graph.mmc").read_text()), keep_all=True)
+    code, _ = build_object([plan], weights.offsets, isa)
+    executable = CpuExecutable(Program(code), weights, {"forward": plan})
+    inputs = {"ids": ids, "lengths": np.full(len(ids), ids.shape[1])}
+    inputs |= model_states(folder, len(ids))
+    arenas: Arenas = executable.call("forward", plan, inputs)
+    found = [arenas.read(v) for op in plan.kernels for v in op.results]
+    return {str(n): array for n, array in enumerate(found) if array.dtype == np.int32}
+
+
+def model_states(folder: Path, batch: int) -> dict[str, np.ndarray]:
+    loaded = mmc.load(folder)
+    assert isinstance(loaded, mmc.Model)
+    return dict(loaded.empty_state(batch).arrays)
+
+
+@needs_both
+@pytest.mark.parametrize("name", ["tiny", "paper"])
+@pytest.mark.parametrize("weights", ["2bit", "1.6bit"])
+def test_both_instruction_sets_sum_alike(name: str, weights: str) -> None:
+    folder = artifact(name, weights=weights)
+    mapped = WeightsFile.open(folder / "weights.safetensors")
+    ids = token_ids(model(name).vocab_size, 2, 5)
+    portable, vnni = (sums(folder, isa, mapped, ids) for isa in ("portable", "avx512_vnni"))
+    assert portable
+    assert portable.keys() == vnni.keys()
+    for key, array in portable.items():
+        assert np.array_equal(array, vnni[key]), key
+
+
+LOGITS_TO_FILE = """
+import sys, numpy as np, mmc
+np.save(sys.argv[2], mmc.load(sys.argv[1]).forward(np.load(sys.argv[3])))
+"""
+
+
+@needs_both
+def test_instruction_set_can_be_forced(tmp_path: Path) -> None:
+    """The code of the other set, chosen by the environment, gives the same tokens."""
+    ids = token_ids(8192, 2, 9)
+    np.save(tmp_path / "ids.npy", ids)
+    command = [sys.executable, "-c", LOGITS_TO_FILE, str(artifact("example"))]
+    command += [str(tmp_path / "out.npy"), str(tmp_path / "ids.npy")]
+    subprocess.run(command, check=True, env={**os.environ, "MMC_CPU_ISA": "portable"})
+    found, wanted = np.load(tmp_path / "out.npy"), model("example").forward(ids)
+    assert np.abs(found - wanted).max() <= 0.02 * np.abs(wanted).max()
