@@ -64,10 +64,7 @@ def _identity(attribute: object) -> object:
     if isinstance(attribute, float):
         return (float, float.__repr__(attribute))
     if _is_record(attribute):
-        return (
-            type(attribute),
-            *(_identity(getattr(attribute, f.name)) for f in fields(attribute)),
-        )
+        return (type(attribute), *map(_identity, vars(attribute).values()))
     return (type(attribute), attribute)
 
 
@@ -95,6 +92,8 @@ def _fits(value: object, kind: str) -> bool:
             return type(value) is int or isinstance(value, SymbolicDim)
         case "Shape":
             return _fits(value, "tuple[Dim, ...]")
+        case "Layout" | "packing.Layout":  # names of packed layouts
+            return isinstance(value, str)
         case _:
             return type(value).__name__ == kind
 

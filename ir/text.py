@@ -110,8 +110,10 @@ def _attribute(value: Any) -> str:
             return json.dumps(value)
         case float() if not math.isfinite(value):
             return f"float({json.dumps(str(value))})"
-        case int() | float():
-            return (int if isinstance(value, int) else float).__repr__(value)
+        case int():
+            return int.__repr__(value)
+        case float():
+            return float.__repr__(value)
         case Enum() | SymbolicDim() | TensorType():
             return str(value)
         case Graph():

@@ -17,7 +17,10 @@ import torch
 from safetensors.torch import save_file
 
 import mmc
+from mmc.frontends.checkpoint import read_store
 from mmc.frontends.models.hgrn_bit import HgrnBitConfig, HgrnBitForCausalLM
+from mmc.ir.evaluate import evaluate
+from mmc.ir.text import parse
 
 os.environ.setdefault("MMC_NUM_THREADS", "1")
 
@@ -56,7 +59,6 @@ VARIANTS: Mapping[str, Mapping[str, Any]] = {
         "expand_ratio": 2,
         "use_lower_bound": False,
         "gate_order": "hgrn",
-        "rounding": "half_up",
     },
     "tied": {"vocab_size": 257, "intermediate_size": 1, "tie_word_embeddings": True},
 }
@@ -97,12 +99,22 @@ def checkpoint(variant: str) -> Path:
 
 @cache
 def artifact(variant: str, target: str = "cpu", weights: str = "2bit") -> Path:
-    """The folder of a compiled model; with `--check`, so it has a certificate."""
+    """The folder of a compiled model; the 2-bit CPU ones are checked and have a certificate."""
     source = EXAMPLE if variant == "example" else checkpoint(variant)
     out = workspace() / f"{variant}-{target}-{weights}"
-    check = variant != "example"
+    check = variant not in ("example", "tied") and (target, weights) == ("cpu", "2bit")
     mmc.compile(source, target=target, weights=weights, out=out, check=check)
     return out
+
+
+def source_logits(variant: str, ids: np.ndarray) -> np.ndarray:
+    """Logits [B, T, V] of the imported graph, before any pass, run by the interpreter."""
+    graph = parse((artifact(variant) / "passes" / "00-input.mmc").read_text())
+    stored = read_store(checkpoint(variant))
+    tensors = {weight.name: stored[weight.name].load() for weight in graph.weights}
+    states = model(variant).empty_state(len(ids)).arrays
+    inputs = {"ids": ids, "lengths": np.full(len(ids), ids.shape[1]), **states}
+    return evaluate(graph, inputs, tensors)["logits"]
 
 
 @cache

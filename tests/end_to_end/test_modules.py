@@ -1,0 +1,222 @@
+"""Any nn.Module: dense, ternary, several inputs, dynamic sizes; and what cannot be compiled."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.export import Dim
+
+import mmc
+import tests.end_to_end.compiled as _compiled  # noqa: F401  (one thread for every test)
+from mmc.errors import MmcError
+
+DYNAMIC = ({0: Dim("B", min=1, max=64)},)
+
+
+def compiled(
+    module: nn.Module, inputs: tuple[Any, ...], out: Path, **options: Any
+) -> tuple[mmc.Artifact, mmc.Module]:
+    artifact = mmc.compile(module.eval(), inputs, out=out / "artifact", **options)
+    loaded = mmc.load(artifact.path)
+    assert isinstance(loaded, mmc.Module)
+    return artifact, loaded
+
+
+def difference(found: Any, wanted: Tensor) -> float:
+    """The largest error over the largest number."""
+    a, b = np.asarray(found), wanted.detach().numpy()
+    assert a.shape == b.shape
+    return float(np.abs(a - b).max() / np.abs(b).max())
+
+
+class Mlp(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.up, self.down = nn.Linear(20, 33), nn.Linear(33, 7)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.down(torch.relu(self.up(x)))
+
+
+class BitLinear(nn.Linear):
+    """As a paper's appendix writes it: straight-through estimators round in the forward pass."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = x * torch.rsqrt(x.pow(2).mean(-1, keepdim=True) + 1e-6)
+        scale = 127 / x.abs().max(dim=-1, keepdim=True).values.clamp(min=1e-5)
+        x_hat = x + ((x * scale).round().clamp(-128, 127) / scale - x).detach()
+        step = 1 / self.weight.abs().mean().clamp(min=1e-5)
+        w_hat = (
+            self.weight + ((self.weight * step).round().clamp(-1, 1) / step - self.weight).detach()
+        )
+        return nn.functional.linear(x_hat, w_hat)
+
+
+class BitStack(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(1)
+        self.first = BitLinear(24, 50, bias=False)
+        self.second = BitLinear(50, 9, bias=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.second(torch.relu(self.first(x)))
+
+
+class Block(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(2)
+        self.norm, self.up, self.head = nn.LayerNorm(18), nn.Linear(18, 30), nn.Linear(30, 11)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return torch.softmax(self.head(nn.functional.gelu(self.up(self.norm(x)))), -1)
+
+
+class TwoOfEach(nn.Module):
+    def forward(self, a: Tensor, b: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        return a + b, a, (a * b).sum(-1)
+
+
+class InPlaceOfItself(nn.Module):
+    def forward(self, a: Tensor) -> tuple[Tensor, Tensor]:
+        doubled = a + a
+        return doubled, doubled
+
+
+class Sorted(nn.Module):
+    def forward(self, x: Tensor) -> Tensor:
+        return torch.cumsum(x, 0).flip(0)
+
+
+class Convolution(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(3, 4, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.conv(x)
+
+
+class Decomposed(nn.Module):
+    def forward(self, x: Tensor) -> Tensor:
+        return torch.linalg.qr(x).R
+
+
+def test_dense_module_gives_what_torch_gives(tmp_path: Path) -> None:
+    module, x = Mlp(), torch.randn(4, 20)
+    artifact, loaded = compiled(module, (x,), tmp_path)
+    assert difference(loaded(x), module(x)) <= 1e-5
+    layers = artifact.manifest["layers"]
+    assert [layer["ternary"] for layer in layers] == [False, False]
+    assert all(layer["why"] for layer in layers)
+
+
+def test_same_kind_comes_back(tmp_path: Path) -> None:
+    x = torch.randn(4, 20)
+    _, loaded = compiled(Mlp(), (x,), tmp_path)
+    from_torch, from_numpy = loaded(x), loaded(x.numpy())
+    assert isinstance(from_torch, Tensor)
+    assert isinstance(from_numpy, np.ndarray)
+    assert np.array_equal(from_torch.numpy(), from_numpy)
+
+
+@pytest.mark.parametrize("option", ["no_fallback", "require_matmul_free"])
+def test_dense_layers_can_be_refused(option: str, tmp_path: Path) -> None:
+    with pytest.raises(MmcError) as caught:
+        compiled(Mlp(), (torch.randn(4, 20),), tmp_path, **{option: True})
+    message = str(caught.value)
+    assert option.replace("_", "-") in message
+    assert "up: " in message
+    assert "down: " in message
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_training_form_becomes_ternary(tmp_path: Path) -> None:
+    module, x = BitStack(), torch.randn(3, 24)
+    artifact, loaded = compiled(
+        module, (x,), tmp_path, check=True, no_fallback=True, require_matmul_free=True
+    )
+    assert difference(loaded(x), module(x)) <= 1e-5
+    assert [layer["name"] for layer in artifact.manifest["layers"]] == ["first", "second"]
+    assert artifact.manifest["sizes"]["per_token"]["dense_multiplications"] == 0
+
+
+def test_batch_of_any_size(tmp_path: Path) -> None:
+    module = Block()
+    _, loaded = compiled(module, (torch.randn(3, 18),), tmp_path, dynamic_shapes=DYNAMIC)
+    for rows in (1, 2, 33):
+        x = torch.randn(rows, 18)
+        assert difference(loaded(x), module(x)) <= 1e-5
+
+
+def test_several_inputs_and_outputs(tmp_path: Path) -> None:
+    a, b = torch.randn(5, 6), torch.randn(5, 6)
+    _, loaded = compiled(TwoOfEach(), (a, b), tmp_path)
+    made = loaded(a, b)
+    assert isinstance(made, tuple)
+    for found, wanted in zip(made, TwoOfEach()(a, b), strict=True):
+        assert difference(found, wanted) <= 1e-6
+
+
+def test_same_value_twice(tmp_path: Path) -> None:
+    a = torch.randn(5, 6)
+    _, loaded = compiled(InPlaceOfItself(), (a,), tmp_path)
+    first, second = loaded(a)
+    assert difference(first, a + a) == 0
+    assert difference(second, a + a) == 0
+
+
+def test_outputs_are_the_callers_own(tmp_path: Path) -> None:
+    """A second call must not write into what the first one returned."""
+    x = torch.randn(4, 20)
+    _, loaded = compiled(Mlp(), (x,), tmp_path)
+    first = loaded(x)
+    kept = first.clone()
+    loaded(x + 1)
+    assert torch.equal(first, kept)
+
+
+@pytest.mark.parametrize(
+    "call",
+    [
+        lambda f: f(),
+        lambda f: f(np.zeros((4, 20), np.float32), np.zeros(1, np.float32)),
+        lambda f: f(np.zeros((4, 21), np.float32)),
+        lambda f: f(np.zeros(20, np.float32)),
+    ],
+)
+def test_wrong_call_is_refused(call: Callable[[mmc.Module], Any], tmp_path: Path) -> None:
+    _, loaded = compiled(Mlp(), (torch.randn(4, 20),), tmp_path)
+    with pytest.raises(MmcError):
+        call(loaded)
+
+
+def test_operation_without_a_cpu_kernel_is_named(tmp_path: Path) -> None:
+    with pytest.raises(MmcError, match=r"flip|cumsum|slice") as caught:
+        compiled(Sorted(), (torch.randn(4, 5),), tmp_path)
+    assert "test_modules.py:" in str(caught.value)
+    assert "--target reference" in str(caught.value)
+    _, loaded = compiled(Sorted(), (torch.randn(4, 5),), tmp_path, target="reference")
+    x = torch.randn(4, 5)
+    assert difference(loaded(x), Sorted()(x)) <= 1e-5
+
+
+@pytest.mark.parametrize(
+    ("module", "shape", "name"),
+    [(Convolution(), (1, 3, 8, 8), "conv"), (Decomposed(), (4, 4), "qr")],
+)
+def test_operation_without_a_translation_is_named(
+    module: nn.Module, shape: tuple[int, ...], name: str, tmp_path: Path
+) -> None:
+    with pytest.raises(MmcError, match=name) as caught:
+        compiled(module, (torch.randn(shape),), tmp_path)
+    assert "test_modules.py:" in str(caught.value)
+    assert list(tmp_path.iterdir()) == []
