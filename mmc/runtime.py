@@ -13,7 +13,8 @@ import numpy as np
 from mmc.artifact import Artifact, open_artifact
 from mmc.errors import MmcError
 from mmc.ir.graph import Graph
-from mmc.ir.types import static_shape
+from mmc.ir.ops.source import Input
+from mmc.ir.types import DType, static_shape
 from mmc.sampling import Sampler
 from mmc.targets.base import Executable
 from mmc.targets.registry import load_target
@@ -61,8 +62,7 @@ class Module:
         if len(inputs) != len(names):
             raise MmcError(f"takes {len(names)} inputs ({', '.join(names)}), given {len(inputs)}")
         arrays = {
-            op.name: as_array(x).astype(op.type.dtype.numpy, copy=False)
-            for op, x in zip(self._graph.inputs, inputs, strict=True)
+            op.name: as_input(op, x) for op, x in zip(self._graph.inputs, inputs, strict=True)
         }
         made = self._executable.run("forward", arrays)
         outputs = tuple(like(inputs[0], array) if inputs else array for array in made.values())
@@ -225,7 +225,10 @@ class Model:
     def _lengths(self, lengths: Any, tokens: np.ndarray) -> np.ndarray:
         if lengths is None:
             return np.full(len(tokens), tokens.shape[1], np.int64)
-        counts = np.ascontiguousarray(as_array(lengths), np.int64)
+        given = as_array(lengths)
+        if given.dtype.kind not in "iu":
+            raise MmcError(f"lengths must be integers, not {given.dtype}")
+        counts = np.ascontiguousarray(given, np.int64)
         if counts.shape != (len(tokens),) or not (
             1 <= counts.min() <= counts.max() <= tokens.shape[1]
         ):
@@ -238,9 +241,29 @@ class Model:
 
 def as_array(x: Any) -> np.ndarray:
     """A numpy array or list as it is, a torch tensor as an array over the same memory."""
-    return x.detach().cpu().numpy() if hasattr(x, "detach") else np.asarray(x)
+    if not hasattr(x, "detach"):
+        return np.asarray(x)
+    torch, tensor = sys.modules["torch"], x.detach().cpu()
+    if tensor.dtype is torch.bfloat16:
+        return tensor.contiguous().view(torch.int16).numpy().view(DType.BF16.numpy)
+    return tensor.numpy()
 
 
 def like(x: Any, array: np.ndarray) -> Any:
     """The array as a torch tensor where x is one."""
-    return sys.modules["torch"].from_numpy(array) if hasattr(x, "detach") else array
+    if not hasattr(x, "detach"):
+        return array
+    torch = sys.modules["torch"]
+    if not array.flags.writeable:
+        array = array.copy()
+    if array.dtype == DType.BF16.numpy:
+        return torch.from_numpy(array.view(np.int16)).view(torch.bfloat16)
+    return torch.from_numpy(array)
+
+
+def as_input(op: Input, x: Any) -> np.ndarray:
+    """The array that an input takes; MmcError where its numbers would be cut."""
+    array, wanted = as_array(x), op.type.dtype
+    if wanted.numpy.kind in "iub" and array.dtype.kind not in "iub":
+        raise MmcError(f"input {op.name!r} is {array.dtype}, needs {wanted}")
+    return array.astype(wanted.numpy, copy=False)

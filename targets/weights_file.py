@@ -19,8 +19,7 @@ from mmc.errors import MmcError
 from mmc.ir.ops.source import Weight
 from mmc.ir.statistics import stored_bytes
 from mmc.ir.types import DType, TensorType, static_shape
-
-ALIGNMENT = 64
+from mmc.targets.layout import ALIGNMENT
 
 _SAFETENSORS_NAME = {
     DType.F32: "F32", DType.F16: "F16", DType.BF16: "BF16", DType.I8: "I8", DType.U8: "U8",

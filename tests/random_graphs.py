@@ -1,8 +1,8 @@
 """Random typed graphs over every operation, and numbers to run them on.
 
 `MAKERS` has a function for each operation of the registry: from a `Builder`, which remembers the
-values made so far, to one more operation.  Where an operand of the right type is missing it makes an
-input.
+values made so far, to one more operation.  Where an operand of the right type is missing it makes
+an input.
 """
 
 from __future__ import annotations
@@ -287,8 +287,8 @@ def _(b: Builder, _: type[Op]) -> Op:
 @maker(linear.Matmul)
 def _(b: Builder, _: type[Op]) -> Op:
     x = b.any(lambda t: t.dtype is DType.F32 and t.rank >= 2, tensor(DType.F32, B, T, 4))
-    *lead, _, k = x.type.shape
-    return linear.Matmul(x, b.of(tensor(DType.F32, *b.rng.choice((tuple(lead), ())), k, 3)))
+    lead, k = x.type.shape[:-2], x.type.shape[-1]
+    return linear.Matmul(x, b.of(tensor(DType.F32, *b.rng.choice((lead, ())), k, 3)))
 
 
 @maker(norm.RmsStatistic)
@@ -461,15 +461,15 @@ def random_graph(seed: int, size: int = 20) -> Graph:
         with origin(rng.choice((None, layer))):
             made = rng.choice(IDIOMS)(b) if rng.random() < 0.1 else MAKERS[rng.choice(kinds)](b)
         results = made.results if isinstance(made, Op) else (made,)
-        # Values that outgrow the probes, or that nothing can read, are not built upon.
-        b.values += [v for v in results if v.type.rank <= 4 and v.type.dtype.layout is None]
+        b.values += [v for v in results if v.type.rank <= 4]  # what outgrows the probes is dropped
     inputs = list(dict.fromkeys(v for v in b.values if isinstance(v, source.Input)))
+    inputs.append(source.Input("sizes", tensor(DType.F32, B, T)))  # gives every symbol its number
     if rng.random() < 0.5:
         inputs.append(source.Input("unused", tensor(DType.F32, T)))
     computed = [v for v in b.values if v not in b.sources] or b.values
     chosen = rng.sample(computed, min(len(computed), rng.randint(1, 4)))
     outputs: dict[str, Value] = {f"y{n}": value for n, value in enumerate(chosen)}
-    states = [v for v in inputs if v.name != "unused"]
+    states = [v for v in inputs if v.name not in ("unused", "sizes")]
     if states and rng.random() < 0.5:  # a state: an output with the name of an input
         state = rng.choice(states)
         outputs[state.name] = pointwise.Detach(state)

@@ -36,8 +36,7 @@ from tvm.script.ir_builder import IRBuilder
 from tvm.script.ir_builder import tirx as T
 from tvm.sym import Analyzer
 
-ALIGNMENT = 64
-"""Bytes; the width of the widest vector register."""
+from mmc.targets.layout import ALIGNMENT
 
 _UNBOUNDED = 1 << 40
 """Declared length of a buffer behind a raw pointer; nothing is checked against it."""

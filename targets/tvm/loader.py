@@ -20,6 +20,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from mmc.targets.layout import ALIGNMENT
+
 
 def _import_without_torch(name: str) -> Any:
     """Import tvm_ffi, which looks for torch to exchange tensors with it.
@@ -38,9 +40,6 @@ def _import_without_torch(name: str) -> Any:
 
 
 tvm_ffi = _import_without_torch("tvm_ffi")
-
-ALIGNMENT = 64
-"""Bytes; what kernels may rely on for every pointer they get."""
 
 
 class Program:
@@ -85,7 +84,7 @@ def aligned_zeros(size: int) -> npt.NDArray[np.uint8]:
     """Make `size` zero bytes that start at a multiple of `ALIGNMENT`."""
     block = np.zeros(size + ALIGNMENT, np.uint8)
     start = -block.ctypes.data % ALIGNMENT
-    return block[start : start + size]
+    return block[start:][:size]  # in two steps: an empty slice starts where its array does
 
 
 def set_threads(count: int) -> None:

@@ -17,11 +17,9 @@ from typing import Any
 from tvm.script.ir_builder import tirx as T
 
 from mmc.ir.types import Dim, DType, SymbolicDim, TensorType
+from mmc.targets.layout import INT8_ROW_BYTES, int8_row_bytes
 from mmc.targets.tvm import elementary
 from mmc.targets.tvm.elementary import Vector
-
-INT8_ROW_BYTES = 320
-"""The rows of an int8 tensor start at multiples of this: what the ternary matmul wants."""
 
 STORED: Mapping[DType, str] = {
     DType.F32: "float32",
@@ -61,7 +59,7 @@ def row_stride(dtype: DType, columns: Any) -> Any:
     if dtype is not DType.I8:
         return columns
     if isinstance(columns, int):
-        return -(-columns // INT8_ROW_BYTES) * INT8_ROW_BYTES
+        return int8_row_bytes(columns)
     return T.ceildiv(columns, INT8_ROW_BYTES) * INT8_ROW_BYTES
 
 

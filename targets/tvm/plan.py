@@ -16,10 +16,7 @@ from mmc.ir.ops.recurrence import Kernel
 from mmc.ir.ops.shape import Reshape
 from mmc.ir.ops.source import Input, Weight
 from mmc.ir.types import Dim, DType, SymbolicDim, TensorType, bind_dim, numel
-
-ALIGNMENT = 64
-INT8_ROW_BYTES = 320
-"""The rows of an int8 tensor start at multiples of this: of 64 and of a block's 20 columns."""
+from mmc.targets.layout import aligned, int8_row_bytes
 
 
 def storage_type(declared: TensorType) -> TensorType:
@@ -29,9 +26,7 @@ def storage_type(declared: TensorType) -> TensorType:
     columns = declared.shape[-1]
     if not isinstance(columns, int):
         raise ValueError(f"int8 rows of {columns} columns: the number must be known")
-    return declared.with_shape(
-        (*declared.shape[:-1], -(-columns // INT8_ROW_BYTES) * INT8_ROW_BYTES)
-    )
+    return declared.with_shape((*declared.shape[:-1], int8_row_bytes(columns)))
 
 
 def storage_bytes(declared: TensorType) -> Dim:
@@ -63,7 +58,7 @@ class Arena:
         for slot in self.slots:
             size = bind_dim(slot, symbols)
             assert isinstance(size, int)
-            starts.append(starts[-1] + -(-size // ALIGNMENT) * ALIGNMENT)
+            starts.append(starts[-1] + aligned(size))
         return starts
 
 

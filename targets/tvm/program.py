@@ -22,11 +22,12 @@ from mmc.ir.ops.recurrence import Kernel as KernelOp
 from mmc.ir.ops.source import Weight
 from mmc.ir.ops.ternary import TernaryMatmul
 from mmc.ir.packing import Layout
-from mmc.ir.types import Dim, static_shape
+from mmc.ir.types import Dim, numel, static_shape
+from mmc.targets.layout import ALIGNMENT, aligned
 from mmc.targets.tvm import rows
 from mmc.targets.tvm.host import Entry, Kernel, KernelCall, Pointer, Tensor, build, size_variable
 from mmc.targets.tvm.memory import size_of
-from mmc.targets.tvm.plan import ALIGNMENT, Location, Plan, root_of, symbols_of
+from mmc.targets.tvm.plan import Location, Plan, root_of, symbols_of
 from mmc.targets.tvm.rowwise import ROWS, flatten_rows
 
 EmitMatmul = Callable[[int, int, Layout], Kernel]
@@ -79,14 +80,15 @@ class _EntryBuilder:
         self.program.entries.append(entry)
 
     def _call(self, op: KernelOp) -> KernelCall:
-        flat = flatten_rows(op.body)
         matmul = _lone_matmul(op.body)
-        if matmul is not None and flat is not None:
+        if matmul is not None:
             n, k = static_shape(matmul.w.type.shape)
             kernel = self.program.emit_matmul(n, k, matmul.w.type.dtype.layout or "2bit")
             x, w = op.operands
-            given = (self._pointer(w), self._pointer(x), self._pointer(op), self._count(flat[1]))
+            count = self._count(numel(x.type.shape[:-1]))
+            given = (self._pointer(w), self._pointer(x), self._pointer(op), count)
             return KernelCall(kernel, given)
+        flat = flatten_rows(op.body)
         body, counts = op.body, dict[str, Dim]()
         if flat is not None:
             body, counts = flat[0], {ROWS: flat[1]}
@@ -114,5 +116,5 @@ def _lone_matmul(body: Graph) -> TernaryMatmul | None:
 
 def _aligned(size: Any) -> Any:
     if isinstance(size, int):
-        return -(-size // ALIGNMENT) * ALIGNMENT
+        return aligned(size)
     return T.floordiv(size + (ALIGNMENT - 1), T.int64(ALIGNMENT)) * ALIGNMENT

@@ -32,6 +32,8 @@ def flatten_rows(body: Graph) -> tuple[Graph, Dim] | None:
     def step(_: Op, moved: Op) -> Value:
         if not isinstance(moved, Input):
             return moved
+        if _is_table(moved, body):
+            return moved
         return Input(moved.name, _flat(moved.type, lead, _is_indices(moved, body)))
 
     return body.map(step)[0], numel(lead)
@@ -51,21 +53,23 @@ def _is_indices(op: Op, body: Graph) -> bool:
 
 def _fits(type_: TensorType, lead: Shape, op: Op, body: Graph) -> bool:
     """True for [*lead, columns], for what has no rows, and for the indices of a gather [*lead]."""
+    free = all(isinstance(d, int) for d in type_.shape)
+    if _is_table(op, body):
+        return free
     if type_.rank <= len(lead):
-        free = all(isinstance(d, int) for d in type_.shape)
-        table = free and (type_.rank <= 1 or _is_table(op, body))
-        return table or (type_.shape == lead and _is_indices(op, body))
+        return (free and type_.rank <= 1) or (type_.shape == lead and _is_indices(op, body))
     return type_.shape[:-1] == lead and type_.rank == len(lead) + 1
 
 
 def _is_table(op: Op, body: Graph) -> bool:
     """True for a weight that is read as a whole, such as a table or a matrix."""
     users = body.users.get(op, ())
-    return isinstance(op, Input) and all(
+    whole = all(
         (isinstance(user, Gather) and user.table is op)
         or (isinstance(user, ternary.TernaryMatmul) and user.w is op)
         for user in users
     )
+    return isinstance(op, Input) and bool(users) and whole
 
 
 def _flat(type_: TensorType, lead: Shape, indices: bool) -> TensorType:

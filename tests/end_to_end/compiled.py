@@ -60,7 +60,7 @@ VARIANTS: Mapping[str, Mapping[str, Any]] = {
         "use_lower_bound": False,
         "gate_order": "hgrn",
     },
-    "tied": {"vocab_size": 257, "intermediate_size": 1, "tie_word_embeddings": True},
+    "tied": {"vocab_size": 257, "intermediate_size": 3, "tie_word_embeddings": True},
 }
 
 

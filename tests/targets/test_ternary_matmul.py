@@ -17,9 +17,9 @@ from mmc.targets.cpu.ternary_matmul import (
     CPU,
     MAX_COLUMNS,
     Isa,
-    activation_stride,
     ternary_matmul,
 )
+from mmc.targets.layout import int8_row_bytes
 from mmc.targets.tvm.host import Entry, KernelCall, Tensor, build, size_variable
 from mmc.targets.tvm.loader import Program, aligned_zeros, as_tensor, set_threads
 
@@ -42,7 +42,7 @@ ISAS = [pytest.param("avx512_vnni", marks=NEEDS_VNNI), "portable"]
 def entry(n: int, k: int, layout: Layout, isa: Isa) -> Entry:
     rows = size_variable("rows")
     weights = Tensor("weights", packed_bytes(n, k, layout))
-    q = Tensor("q", rows * activation_stride(k))
+    q = Tensor("q", rows * int8_row_bytes(k))
     acc = Tensor("acc", rows * (n * 4))
     call = KernelCall(ternary_matmul(n, k, layout, isa), (weights.at(), q.at(), acc.at(), rows))
     return Entry(f"{n}x{k}_{layout}", (weights, q, acc), (rows,), (call,))
@@ -66,7 +66,7 @@ def run(program: Program, trits: np.ndarray, activations: np.ndarray, layout: La
     (n, k), rows = trits.shape, len(activations)
     weights = aligned_zeros(packed_bytes(n, k, layout))
     weights[:] = pack(trits, layout)
-    q = aligned_zeros(rows * activation_stride(k))
+    q = aligned_zeros(rows * int8_row_bytes(k))
     q.view(np.int8).reshape(rows, -1)[:, :k] = activations
     acc = aligned_zeros(rows * n * 4 + 128)
     acc[:] = CANARY
@@ -137,14 +137,14 @@ def test_too_large_a_matrix_is_refused() -> None:
 
 
 def test_rows_of_activations_suit_both_layouts() -> None:
-    assert [activation_stride(k) for k in (1, 320, 321, 2048)] == [320, 320, 640, 2240]
+    assert [int8_row_bytes(k) for k in (1, 320, 321, 2048)] == [320, 320, 640, 2240]
 
 
 FENCED = '''
 import ctypes, mmap, sys
 import numpy as np
 from mmc.ir.packing import packed_bytes
-from mmc.targets.cpu.ternary_matmul import activation_stride
+from mmc.targets.layout import int8_row_bytes
 from mmc.targets.tvm.loader import Program, aligned_zeros, as_tensor, set_threads
 
 def fenced(size):
@@ -163,7 +163,7 @@ for shape in sys.argv[2:]:
     for layout in ("2bit", "1.6bit"):
         for rows in (1, 2, 6, 7):
             weights = fenced(packed_bytes(n, k, layout))
-            q = fenced(rows * activation_stride(k))
+            q = fenced(rows * int8_row_bytes(k))
             acc = aligned_zeros(rows * n * 4)
             program[f"{n}x{k}_{layout}"](*map(as_tensor, (weights, q, acc)), rows)
 print("done")

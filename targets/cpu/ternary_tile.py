@@ -1,0 +1,110 @@
+# pyright: basic
+# Every value here is a TIR expression, which TVM does not type.
+"""A packed ternary matrix as kernels see it: its sizes, its digits, and its tiles of 16 sums."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, TypeAlias
+
+from tvm.script.ir_builder import tirx as T
+
+from mmc.ir.packing import PLANES, TILE_ROWS, Layout, block_columns
+from mmc.targets.layout import int8_row_bytes
+
+SUMMED_ROWS = 480
+"""Rows of q between two unpackings of the same weights: few enough for the second-level cache."""
+
+Vector: TypeAlias = Any
+"""A TIR expression of a vector type."""
+
+
+@dataclass(frozen=True)
+class Matrix:
+    """The sizes of a packed matrix."""
+
+    n: int
+    k: int
+    layout: Layout
+
+    @property
+    def planes(self) -> int:
+        return PLANES[self.layout]
+
+    @property
+    def tiles(self) -> int:
+        return -(-self.n // TILE_ROWS)
+
+    @property
+    def blocks(self) -> int:
+        return -(-self.k // block_columns(self.layout))
+
+    @property
+    def words(self) -> int:
+        return self.blocks * self.planes
+
+    @property
+    def q_words(self) -> int:
+        return int8_row_bytes(self.k) // 4
+
+
+def splat(value: Any, lanes: int, dtype: str) -> Vector:
+    return T.broadcast(T.cast(value, dtype), lanes)
+
+
+def zero_registers(count: int, lanes: int = 16, dtype: str = "int32") -> list[Any]:
+    """Make vector variables that hold 0; one buffer each, which LLVM keeps in registers."""
+    registers = [T.alloc_buffer((1,), f"{dtype}x{lanes}") for _ in range(count)]
+    for register in registers:
+        put(register, splat(0, lanes, dtype))
+    return registers
+
+
+def put(register: Any, value: Vector) -> None:
+    T.buffer_store(register, value, [0])
+
+
+def row_sums(matrix: Matrix, q: Any, first: Any, count: Any) -> Any:
+    """Sum the int8 values of `count` rows of q, from row `first` on."""
+    sums = T.alloc_buffer((SUMMED_ROWS,), "int32")
+    lanes = T.alloc_buffer((16,), "int32")
+    with T.serial(0, count) as row:
+        T.buffer_store(lanes, splat(0, 16, "int32"), [T.ramp(0, 1, 16)])
+        with T.serial(0, matrix.q_words // 16) as step:
+            words = q.vload([(first + row) * matrix.q_words + step * 16], "int32x16")
+            total = lanes[T.ramp(0, 1, 16)]
+            for byte in range(4):
+                left = T.shift_left(words, splat(24 - 8 * byte, 16, "int32"))
+                total = total + T.shift_right(left, splat(24, 16, "int32"))
+            T.buffer_store(lanes, total, [T.ramp(0, 1, 16)])
+        T.buffer_store(sums, sum((lanes[i] for i in range(1, 16)), lanes[0]), [row])
+    return sums
+
+
+def store_tile(matrix: Matrix, acc: Any, row: Any, tile: Any, value: Vector) -> None:
+    """Write the 16 sums of a tile; of the last tile, what lies within the row; none past it."""
+    full, rest = divmod(matrix.n, TILE_ROWS)
+    start = row * matrix.n + tile * TILE_ROWS
+    with T.If(tile < full), T.Then():
+        T.buffer_store(acc, value, [T.ramp(start, 1, 16)])
+    if rest:
+        with T.If(tile == full), T.Then():
+            lanes = T.alloc_buffer((16,), "int32")
+            T.buffer_store(lanes, value, [T.ramp(0, 1, 16)])
+            with T.serial(0, rest) as lane:
+                T.buffer_store(acc, lanes[lane], [start + lane])
+
+
+def unpack_digits(matrix: Matrix, packed: Vector) -> list[Vector]:
+    """Unpack 64 bytes into a vector of digits for each plane."""
+    if matrix.layout == "2bit":
+        low = splat(3, 64, "uint8")
+        return [T.shift_right(packed, splat(2 * s, 64, "uint8")) & low for s in range(4)]
+    digits: list[Vector] = []
+    for _ in range(5):
+        # The carry of 3 * byte: 1 from ceil(256 / 3) on, 2 from ceil(512 / 3) on.
+        zero, one, two = (splat(digit, 64, "uint8") for digit in range(3))
+        carry = T.Select(packed >= splat(86, 64, "uint8"), one, zero)
+        digits.append(T.Bind(T.Select(packed >= splat(171, 64, "uint8"), two, carry)))
+        packed = T.Bind(packed + packed + packed)
+    return digits
