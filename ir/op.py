@@ -87,7 +87,7 @@ def _fits(value: object, kind: str) -> bool:
         case "None":
             return value is None
         case "float":
-            return type(value) in (float, int)
+            return isinstance(value, float) or type(value) is int
         case "Dim":
             return type(value) is int or isinstance(value, SymbolicDim)
         case "Shape":

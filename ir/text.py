@@ -60,7 +60,9 @@ def value_names(graph: Graph) -> dict[Value, str]:
 def _spelt(op: Op, stem: str, n: int) -> list[str]:
     """The names of the results of the n-th operation with that stem."""
     stem = f"{stem}.{n}" if n > 1 else stem
-    suffixes = (re.sub(r"[^\w.]|\.$", "_", name) for name in op.result_names)
+    suffixes = [re.sub(r"[^\w.]|\.$", "_", name) for name in op.result_names]
+    if len(set(suffixes)) < len(suffixes):  # names of a kernel's outputs may be any text
+        suffixes = [f"{suffix}.{i}" for i, suffix in enumerate(suffixes)]
     return [f"%{stem}.{suffix}" if suffix else f"%{stem}" for suffix in suffixes]
 
 

@@ -63,7 +63,8 @@ class Artifact:
         if which == "final":
             return parse((self.path / "graph.mmc").read_text(), "graph.mmc")
         name = which.removeprefix("after:")
-        dumps = sorted((self.path / "passes").glob(f"*-{name}.mmc"))
+        dumps = sorted((self.path / "passes").glob("*-*.mmc"))
+        dumps = [p for p in dumps if p.stem.partition("-")[2] == name]
         if not which.startswith("after:") or not dumps:
             raise MmcError(f"no graph {which!r}", str(self.path), 'ask for "final" or "after:PASS"')
         return parse(dumps[-1].read_text(), dumps[-1].name)
@@ -114,6 +115,7 @@ def write_artifact(
         manifest = _manifest(contents, weights, dict(built.facts))
         (folder / "report.html").write_text(render_report(manifest, contents))
         manifest["files"] = _digests(folder)
+        manifest["digest"] = _own_digest(manifest)
         _write_json(folder / MANIFEST, manifest)
         if options.dump_ir is not None:
             write_dumps(options.dump_ir, contents.imported.graph, contents.steps)
@@ -198,6 +200,12 @@ def _digest(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
+def _own_digest(manifest: Mapping[str, Any]) -> str:
+    """The digest of a manifest, without the field that holds it."""
+    rest = {key: value for key, value in manifest.items() if key != "digest"}
+    return hashlib.sha256(json.dumps(rest, sort_keys=True).encode()).hexdigest()
+
+
 @contextmanager
 def replaced_folder(out: Path) -> Generator[Path]:
     """A temporary folder that takes the place of `out` at the end, or vanishes on failure."""
@@ -222,27 +230,36 @@ def replaced_folder(out: Path) -> Generator[Path]:
 
 def open_artifact(path: Path) -> Artifact:
     """An artefact whose every byte is what was written; raise MmcError where it is not."""
-    try:
-        manifest = json.loads((path / MANIFEST).read_text())
-    except FileNotFoundError:
-        raise MmcError(
-            "is no artefact: it has no manifest.json", str(path), "make one with `mmc compile`"
-        ) from None
-    except (OSError, ValueError) as error:
-        raise MmcError(
-            f"its manifest cannot be read: {error}", str(path), "compile again"
-        ) from None
-    found = cast(dict[str, Any], manifest).get("format") if isinstance(manifest, dict) else None
-    if found != FORMAT:
-        raise MmcError(
-            f"has format version {found}, this mmc reads {FORMAT}", str(path), "compile again"
-        )
-    artifact = Artifact(path, cast(dict[str, Any], manifest))
-    for name, digest in artifact.manifest["files"].items():
+    manifest = _read_manifest(path)
+    if manifest.get("digest") != _own_digest(manifest):
+        raise _changed(path / MANIFEST)
+    for name, digest in manifest["files"].items():
         if not (path / name).is_file():
             raise MmcError("is missing", str(path / name), "compile again")
         if _digest(path / name) != digest:
-            raise MmcError(
-                "its bytes have changed since it was compiled", str(path / name), "compile again"
-            )
-    return artifact
+            raise _changed(path / name)
+    return Artifact(path, manifest)
+
+
+def _changed(file: Path) -> MmcError:
+    return MmcError("its bytes have changed since it was compiled", str(file), "compile again")
+
+
+def _read_manifest(path: Path) -> dict[str, Any]:
+    try:
+        manifest = json.loads((path / MANIFEST).read_text())
+    except (FileNotFoundError, NotADirectoryError):
+        raise MmcError(
+            "is no artefact: it has no manifest.json", str(path), "make one with `mmc compile`"
+        ) from None
+    except (OSError, ValueError, RecursionError) as error:
+        raise MmcError(
+            f"its manifest cannot be read: {error}", str(path), "compile again"
+        ) from None
+    fields = cast(dict[str, Any], manifest) if isinstance(manifest, dict) else {}
+    if fields.get("format") != FORMAT:
+        found = fields.get("format", "none")
+        raise MmcError(
+            f"has format version {found}, this mmc reads {FORMAT}", str(path), "compile again"
+        )
+    return fields

@@ -16,7 +16,6 @@ app = typer.Typer(
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
-    help="MMC compiles trained ternary, recurrent language models.",
 )
 
 _state = {"debug": bool(os.environ.get("MMC_DEBUG"))}
@@ -24,6 +23,23 @@ _state = {"debug": bool(os.environ.get("MMC_DEBUG"))}
 
 def _set_debug(value: bool) -> None:
     _state["debug"] |= value
+
+
+def _print_version(value: bool) -> None:
+    if value:
+        from importlib.metadata import version
+
+        print(f"mmc {version('mmc-compiler')}")
+        raise typer.Exit
+
+
+@app.callback()
+def options(
+    version: Annotated[
+        bool, typer.Option("--version", help="Print the version.", callback=_print_version)
+    ] = False,
+) -> None:
+    """MMC compiles trained ternary, recurrent language models."""
 
 
 Debug = Annotated[
@@ -47,15 +63,18 @@ def main() -> None:
     except (KeyboardInterrupt, typer.Abort):
         _fail("interrupted", 130)
     except Exception as error:
+        message = _usage_message(error)
+        if message is not None:
+            _fail(f"{message} (see --help)", 2) if message else sys.exit(2)
         if _state["debug"]:
             raise
-        if _is_usage_error(error):
-            _fail(f"{error.format_message()} (see --help)", 2)  # pyright: ignore
         _fail(f"internal error: {type(error).__name__}: {error} (--debug shows the traceback)")
 
 
-def _is_usage_error(error: Exception) -> bool:
-    return hasattr(error, "format_message")
+def _usage_message(error: Exception) -> str | None:
+    """What is wrong with the command line; empty where help was printed; None for other errors."""
+    told = getattr(error, "format_message", None)
+    return None if told is None else str(told())
 
 
 def _fail(message: str, code: int = 1) -> None:

@@ -173,11 +173,11 @@ class Model:
         logits, state = self.prefill(ids)
         ended = np.zeros(len(ids), bool)
         last = np.zeros(len(ids), np.int64)
-        for _ in range(count):
+        for made in range(1, count + 1):
             token = np.where(ended, last, sampler(logits))
             yield token
             ended |= np.isin(token, list(self.eos_token_ids))
-            if ended.all():
+            if ended.all() or made == count:
                 return
             last = token
             logits, state = self.decode(token, state)
@@ -242,7 +242,10 @@ class Model:
 def as_array(x: Any) -> np.ndarray:
     """A numpy array or list as it is, a torch tensor as an array over the same memory."""
     if not hasattr(x, "detach"):
-        return np.asarray(x)
+        try:
+            return np.asarray(x)
+        except ValueError as error:
+            raise MmcError(f"is no array: {error}") from None
     torch, tensor = sys.modules["torch"], x.detach().cpu()
     if tensor.dtype is torch.bfloat16:
         return tensor.contiguous().view(torch.int16).numpy().view(DType.BF16.numpy)

@@ -17,7 +17,7 @@ from typing import Any
 
 import numpy as np
 
-from mmc.ir.evaluate import Arrays, evaluate
+from mmc.ir.evaluate import Arrays, evaluate, value_of
 from mmc.ir.graph import Graph, Mapped, nested_graphs
 from mmc.ir.op import Op, Value, producer
 from mmc.ir.ops.pointwise import Abs
@@ -26,6 +26,7 @@ from mmc.ir.ops.ternary import Quantizes
 from mmc.ir.tensors import Tensors
 from mmc.ir.types import DType
 from mmc.passes.base import place
+from mmc.passes.fold_constants import constant_ops
 
 FLOAT_BOUND = 1e-5
 
@@ -121,6 +122,9 @@ class _Run:
             if producer(new) in present:
                 self.olds.setdefault(new, []).append(old)
         self.tied = self._tied_values(mapped, present) if ties else set[Value]()
+        self.constant = constant_ops(before)
+        self.folded = constant_ops(after)
+        self.ties = ties
 
     def _tied_values(self, mapped: Mapped, present: set[Op]) -> set[Value]:
         """What quantisers read, where both graphs have it."""
@@ -143,22 +147,36 @@ class _Run:
                 self.check.compare(producer(value), old, outputs[name])
 
     def _keep(self, op: Op, made: Arrays) -> Arrays:
+        if op in self.constant:
+            return made  # as large as the weights: worked out again where it is compared
         made = tuple(tie(a) if v in self.tied else a for v, a in zip(op.results, made, strict=True))
         self.kept |= zip(op.results, made, strict=True)
         return made
 
     def _compare(self, op: Op, made: Arrays) -> Arrays:
+        if op in self.folded and (self.ties or not self._is_boundary(op)):
+            return made
         return tuple(self._settle(op, v, a) for v, a in zip(op.results, made, strict=True))
 
     def _settle(self, op: Op, value: Value, new: np.ndarray) -> np.ndarray:
         for old in self.olds.get(value, ()):
-            known = self.tensors[old.name] if isinstance(old, Weight) else self.kept.get(old)
+            known = self._known(old)
             if known is None:
                 continue
             if old not in self.tied:
                 self.check.compare(op, known, new)
             new = known
         return new
+
+    def _known(self, old: Value) -> np.ndarray | None:
+        if producer(old) in self.constant:
+            return value_of(old, self.tensors)
+        return self.kept.get(old)
+
+    def _is_boundary(self, op: Op) -> bool:
+        """True for a value of weights alone that meets the activations."""
+        readers = self.after.users[op]
+        return any(reader not in self.folded for reader in readers) or not readers
 
 
 def _at_last_position(old: np.ndarray, new: np.ndarray, inputs: Inputs) -> np.ndarray:

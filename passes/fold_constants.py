@@ -23,7 +23,7 @@ class FoldConstants(Pass):
     name: ClassVar[str] = "fold-constants"
 
     def run(self, graph: Graph, tensors: Tensors, log: Log) -> tuple[Graph, Mapped]:
-        constant = _constant_ops(graph)
+        constant = constant_ops(graph)
         tops = [op for op in graph if op in constant and _is_top(op, graph, constant)]
         folded: dict[Op, Weight] = {}
         for op in tops:
@@ -35,7 +35,7 @@ class FoldConstants(Pass):
         return graph.map(lambda old, moved: folded.get(old, moved))
 
 
-def _constant_ops(graph: Graph) -> set[Op]:
+def constant_ops(graph: Graph) -> set[Op]:
     """Operations that no input reaches, and whose shape has no symbol."""
     constant: set[Op] = set()
     for op in graph:

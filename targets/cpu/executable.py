@@ -12,6 +12,7 @@ from pathlib import Path
 
 import numpy as np
 
+from mmc.errors import MmcError
 from mmc.ir.evaluate import bind_inputs
 from mmc.ir.op import Value
 from mmc.ir.ops.source import Weight
@@ -83,6 +84,15 @@ class Geometry:
         return self._shapes[value]
 
 
+def _use_threads(count: str) -> None:
+    if not count.isdecimal():
+        raise MmcError(f"{count!r} is no number of threads", THREADS)
+    try:
+        set_threads(int(count))
+    except ValueError as error:
+        raise MmcError(str(error), THREADS) from None
+
+
 @dataclass
 class CpuExecutable:
     """A linked program with its weights mapped and its plans at hand."""
@@ -95,8 +105,7 @@ class CpuExecutable:
         self._mapped = as_tensor(self.weights.bytes)
         self._geometries: dict[object, Geometry] = {}
         self._workspace = aligned_zeros(0)
-        threads = os.environ.get(THREADS)
-        set_threads(int(threads) if threads else len(os.sched_getaffinity(0)))
+        _use_threads(os.environ.get(THREADS) or str(len(os.sched_getaffinity(0))))
 
     @staticmethod
     def open(folder: Path, entries: Sequence[str]) -> CpuExecutable:

@@ -92,7 +92,7 @@ def test_weights_and_types() -> None:
 
 def test_map_rebuilds_what_depends_on_a_change() -> None:
     graph = graph_of("g", {"a": Neg(Exp(X)), "b": Abs(X)})
-    after, mapped = graph.map(lambda old, moved: moved.x if isinstance(old, Exp) else moved)
+    after, mapped = graph.map(lambda old, moved: X if isinstance(old, Exp) else moved)
     assert after.values == (Neg(X), Abs(X))
     assert mapped[Exp(X)] is X
     assert mapped[Neg(Exp(X))] is Neg(X)
@@ -133,7 +133,7 @@ def test_binding_numbers_reaches_attributes_and_nested_graphs() -> None:
     one = graph.bind({"T": 1, "B": 2})
     assert str(value_types(one)["flat"]) == "f32[2, 4]"
     assert str(value_types(one)["n"]) == "i64[1]"
-    assert not [op for op in one if "T" in str(op.types)]
+    assert not [t for op in one for t in op.types if any(not isinstance(d, int) for d in t.shape)]
     [bound] = [op for op in one if isinstance(op, Scan)]
     assert str(bound.body.inputs[0].type) == "f32[2, 4]"
     numbers = {"x": np.ones((2, 1, 4), np.float32), "h0": np.ones((2, 4), np.float32)}

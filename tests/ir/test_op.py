@@ -5,6 +5,7 @@ from __future__ import annotations
 import gc
 import itertools
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 import pytest
@@ -15,7 +16,7 @@ from mmc.ir.op import Op, Origin, Value, VerifyError, origin, producer
 from mmc.ir.ops.linear import Linear
 from mmc.ir.ops.norm import RmsNorm
 from mmc.ir.ops.pointwise import Abs, Add, Clamp, Neg
-from mmc.ir.ops.shape import Pad
+from mmc.ir.ops.shape import Pad, Permute
 from mmc.ir.ops.source import Constant, Input, Weight, scalar
 from mmc.ir.ops.ternary import AbsMax, Quantize
 from mmc.ir.text import parse, render
@@ -34,14 +35,19 @@ def test_equal_operations_are_one_object() -> None:
     assert Input("x", F32) is not Weight("x", F32)
 
 
-@pytest.mark.parametrize(
-    "make",
-    [
-        lambda value: Constant(value, F32),
-        lambda value: Clamp(X, value, None),
-        lambda value: Pad(X, -1, 1, 1, value),
-    ],
-)
+def constant(value: Any) -> Op:
+    return Constant(value, F32)
+
+
+def clamp(value: Any) -> Op:
+    return Clamp(X, value, None)
+
+
+def pad(value: Any) -> Op:
+    return Pad(X, -1, 1, 1, value)
+
+
+@pytest.mark.parametrize("make", [constant, clamp, pad])
 def test_numbers_that_compare_equal_are_told_apart(make: Callable[[object], Op]) -> None:
     values = (1, 1.0, True, 0, 0.0, -0.0, False)
     ops = [make(value) for value in values]
@@ -57,8 +63,6 @@ def test_numbers_are_told_apart_inside_records_and_tuples() -> None:
     assert Quantize(X, by) is Quantize(X, AbsMax(eps=0.0))
     assert Quantize(X, by) is not Quantize(X, AbsMax(eps=-0.0))
     body = graph_of("body", {"y": X})
-    from mmc.ir.ops.shape import Permute
-
     assert Permute(X, (0, 1)) is not Permute(X, (False, True))  # pyright: ignore
     assert body is graph_of("body", {"y": X})
 
@@ -82,6 +86,7 @@ def test_numpy_floats_are_floats() -> None:
 
 def test_an_operation_that_nobody_holds_is_forgotten() -> None:
     live = type(Op)._live  # pyright: ignore
+    gc.collect()
     before = len(live)
     op = Neg(Abs(Neg(Abs(Weight("only here", F32)))))
     assert len(live) == before + 5
@@ -142,10 +147,14 @@ def test_origin_is_no_identity() -> None:
     assert Input("o", F32).origin is None  # sources have no place of their own
 
 
+def _to_q(_: Value) -> Value:
+    return Input("q", F32)
+
+
 def test_a_rebuilt_operation_keeps_its_origin() -> None:
     with origin(Origin("layers.7")):
         op = Neg(Input("p", F32))
-    moved = op.rebuild(lambda _: Input("q", F32))
+    moved = op.rebuild(_to_q)
     assert moved is Neg(Input("q", F32))
     assert str(moved.origin) == "layers.7"
 
