@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from mmc.artifact import Artifact
-from mmc.driver import CompileOptions, Progress, compile_model
+from mmc.driver import CompileOptions, Progress, compile_model, refuse_early
 from mmc.frontends.base import Imported
 from mmc.runtime import load
 
@@ -37,7 +37,6 @@ def compile(
     check: run every pass's graphs before and after on probe inputs, and every kernel.
     Raises MmcError; nothing half-written stays.
     """
-    imported = import_source(source, example_inputs, dynamic_shapes)
     folder = Path(tempfile.mkdtemp(prefix="mmc-")) / "artifact" if out is None else Path(out)
     options = CompileOptions(
         target,
@@ -47,6 +46,8 @@ def compile(
         require_matmul_free,
         None if dump_ir is None else Path(dump_ir),
     )
+    refuse_early(folder, options)
+    imported = import_source(source, example_inputs, dynamic_shapes)
     return compile_model(imported, folder, options, progress)
 
 

@@ -93,7 +93,7 @@ class _Bar:
         columns = (TextColumn("{task.description:<28}"), BarColumn(), TimeElapsedColumn())
         console = Console(stderr=True)
         self._progress = Progress(
-            *columns, console=console, transient=True, disable=not console.is_terminal
+            *columns, console=console, transient=True, disable=not sys.stderr.isatty()
         )
         self._task = self._progress.add_task("loading", total=1.0)
 
@@ -122,7 +122,7 @@ def compile_command(
         Path | None, typer.Option(help="Write the graph after every pass there too.")
     ] = None,
     print_after: Annotated[
-        str | None, typer.Option(help="Print what a pass (or `all`) changed.")
+        str | None, typer.Option(help="Print what a pass (or `all`) changed, on stderr.")
     ] = None,
     weights: Annotated[
         str | None, typer.Option(help="Packing of ternary weights: 2bit or 1.6bit.")
@@ -138,12 +138,13 @@ def compile_command(
 ) -> None:
     """Compile a trained checkpoint for a target."""
     from mmc.api import import_source
-    from mmc.driver import CompileOptions, compile_model
+    from mmc.driver import CompileOptions, compile_model, refuse_early
 
     folder = out or Path(f"{checkpoint.resolve().name}-{target}")
     options = CompileOptions(
         target, weights, check, no_fallback, require_matmul_free, dump_ir, print_after
     )
+    refuse_early(folder, options)
     with _Bar() as bar:
         artifact = compile_model(import_source(checkpoint), folder, options, bar)
     if as_json:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from mmc.artifact import Artifact, Contents, write_artifact
+from mmc.artifact import Artifact, Contents, refuse_other_folder, write_artifact
 from mmc.errors import MmcError
 from mmc.ir.graph import Graph
 from mmc.ir.types import static_shape
@@ -101,6 +101,18 @@ def compile_model(
     return write_artifact(out, contents, target, imported.tensors, options, progress)
 
 
+def refuse_early(out: Path, options: CompileOptions) -> None:
+    """Raise MmcError for options that cannot work, before a model is loaded for minutes."""
+    _layout(_usable_target(options), options)
+    if options.print_after not in (None, "all", *PASSES):
+        raise _no_such_pass(options.print_after)
+    refuse_other_folder(out)
+
+
+def _no_such_pass(name: str | None) -> MmcError:
+    return MmcError(f"no pass {name!r} ran", "--print-after", f"one of {', '.join(PASSES)} or all")
+
+
 def _usable_target(options: CompileOptions) -> Target:
     target = load_target(options.target)
     if problems := target.problems():
@@ -151,14 +163,12 @@ def _refuse_unsupported(target: Target, graph: Graph) -> None:
 
 
 def print_after(steps: Sequence[Step], name: str) -> None:
-    """Print what a pass, or every pass ("all"), changed."""
+    """Print on stderr what a pass, or every pass ("all"), changed."""
     chosen = [step for step in steps if name in ("all", step.name)]
     if not chosen:
-        raise MmcError(
-            f"no pass {name!r} ran", "--print-after", f"one of {', '.join(PASSES)} or all"
-        )
+        raise _no_such_pass(name)
     for step in chosen:
-        sys.stdout.write(f"{step.summary()}\n{step.diff()}\n")
+        sys.stderr.write(f"{step.summary()}\n{step.diff()}\n")
 
 
 def check_steps(done: Compilation) -> list[PassCheck]:

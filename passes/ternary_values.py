@@ -56,16 +56,19 @@ def _try(w: np.ndarray, size: np.ndarray, granularity: str, group: int) -> Terna
     n, k = w.shape
     blocks = size.reshape(1, n * k) if group == 0 else size.reshape(n * (k // group), group)
     probe = blocks[:4, :4096]  # a dense matrix shows itself at once
-    if not _deviation(probe, probe.max(1, keepdims=True)) <= TOLERANCE:  # NaN fails as well
+    # Measured from the largest, what lies TOLERANCE above and below the scale is twice as far off;
+    # `not ... <=`: NaN fails as well.
+    if not _deviation(probe, probe.max(1, keepdims=True)) <= 2.1 * TOLERANCE:
         return None
     scale = blocks.max(1, keepdims=True)
-    deviation = _deviation(blocks, scale)
-    if not deviation <= TOLERANCE:
-        return None
     on = blocks > scale / 2
-    if deviation > 0:  # an estimate that averages the noise out
+    deviation = _deviation(blocks, scale)
+    if 0 < deviation <= 2.1 * TOLERANCE:  # an estimate that averages the noise out
         count = np.maximum(on.sum(1, keepdims=True), 1)
         scale = ((blocks * on).sum(1, keepdims=True, dtype=np.float64) / count).astype(np.float32)
+        deviation = _deviation(blocks, scale)
+    if not deviation <= TOLERANCE:
+        return None
     trits = (np.sign(w) * on.reshape(n, k)).astype(np.int8)
     shape = {0: (), k: (n,)}.get(group, (n, k // max(group, 1)))
     zeros = 1 - np.count_nonzero(on) / on.size

@@ -200,7 +200,7 @@ class Clamp(Unary, mnemonic="clamp"):
     def reference(self, x: np.ndarray) -> np.ndarray:
         low = None if self.low is None else x.dtype.type(self.low)
         high = None if self.high is None else x.dtype.type(self.high)
-        return x if low is None and high is None else np.clip(x, low, high)
+        return x if low is None and high is None else np.clip(x, low, high).astype(x.dtype)
 
 
 class Not(Unary, mnemonic="not"):

@@ -22,7 +22,13 @@ from mmc.frontends.models.hgrn_bit import HgrnBitConfig, HgrnBitForCausalLM
 from mmc.ir.evaluate import evaluate
 from mmc.ir.text import parse
 
-os.environ.setdefault("MMC_NUM_THREADS", "1")
+
+def one_thread() -> None:
+    """Kernels of every test use one thread, unless the environment says otherwise."""
+    os.environ.setdefault("MMC_NUM_THREADS", "1")
+
+
+one_thread()
 
 ROOT = Path(__file__).resolve().parents[2]
 EXAMPLE = ROOT / "examples" / "mmfree-9m"
@@ -97,9 +103,13 @@ def checkpoint(variant: str) -> Path:
     return write_model(workspace() / f"checkpoint-{variant}", VARIANTS[variant])
 
 
-@cache
 def artifact(variant: str, target: str = "cpu", weights: str = "2bit") -> Path:
     """The folder of a compiled model; the 2-bit CPU ones are checked and have a certificate."""
+    return _artifact(variant, target, weights)
+
+
+@cache
+def _artifact(variant: str, target: str, weights: str) -> Path:
     source = EXAMPLE if variant == "example" else checkpoint(variant)
     out = workspace() / f"{variant}-{target}-{weights}"
     check = variant not in ("example", "tied") and (target, weights) == ("cpu", "2bit")
@@ -117,9 +127,14 @@ def source_logits(variant: str, ids: np.ndarray) -> np.ndarray:
     return evaluate(graph, inputs, tensors)["logits"]
 
 
-@cache
 def model(variant: str, target: str = "cpu", weights: str = "2bit") -> mmc.Model:
-    loaded = mmc.load(artifact(variant, target, weights))
+    """The compiled model, loaded once."""
+    return _model(variant, target, weights)
+
+
+@cache
+def _model(variant: str, target: str, weights: str) -> mmc.Model:
+    loaded = mmc.load(_artifact(variant, target, weights))
     assert isinstance(loaded, mmc.Model)
     return loaded
 

@@ -1,5 +1,5 @@
 # pyright: basic
-"""What must not change a single bit: how a text is cut up, batched, spread over threads and packed."""
+"""What must not change a bit: how a text is cut up, batched, spread over threads and packed."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The command line as a user meets it: exit codes, one line of error, output that can be read on."""
+"""The command line as a user meets it: exit codes, one line of error, output to read on."""
 
 from __future__ import annotations
 
@@ -137,7 +137,8 @@ def test_damaged_checkpoint_is_named(damage: str, tmp_path: Path) -> None:
 
 def test_missing_shard_is_named(tmp_path: Path) -> None:
     folder = shutil.copytree(EXAMPLE, tmp_path / "model")
-    refused(mmc("compile", folder, "-o", tmp_path / "out"), drop_shard(folder))
+    message = drop_shard(folder)
+    refused(mmc("compile", folder, "-o", tmp_path / "out"), message)
 
 
 def test_traceback_only_with_debug() -> None:
@@ -151,18 +152,26 @@ def test_traceback_only_with_debug() -> None:
 # compile and run ---------------------------------------------------------------------------------
 
 
-def test_compile_run_and_eval(tmp_path: Path) -> None:
-    """What the README shows; stderr stays empty in a pipe, on stdout is no escape sequence."""
+def test_compile_writes_and_says_what(tmp_path: Path) -> None:
+    """A pipe sees no progress bar and no escape sequence, even where colours are forced."""
     out, dumps = tmp_path / "out", tmp_path / "ir"
-    done = mmc("compile", EXAMPLE, "--target", "reference", "-o", out, "--dump-ir", dumps,
-               "--print-after", "merge-projections", env={**os.environ, "FORCE_COLOR": "1", "NO_COLOR": "1"})  # fmt: skip
-    assert (done.returncode, done.stderr) == (0, "")
-    assert "\x1b" not in done.stdout
-    assert done.stdout.startswith("merge-projections")
-    assert "37 of 37 linear layers ternary" in done.stdout.splitlines()[-1]
+    done = mmc(
+        *("compile", checkpoint("tiny"), "--target", "reference", "-o", out),
+        *("--dump-ir", dumps, "--print-after", "merge-projections"),
+        env={**os.environ, "FORCE_COLOR": "1"},
+    )
+    assert done.returncode == 0
+    assert "\x1b" not in done.stdout + done.stderr
+    assert done.stderr.startswith("merge-projections")
+    assert done.stdout.startswith(f"{out}: reference, 13 of 13 linear layers ternary")
     assert {p.name for p in dumps.iterdir()} == {p.name for p in (out / "passes").iterdir()}
     for file in dumps.glob("*.mmc"):
         parse(file.read_text())
+
+
+def test_folder_with_other_things_is_refused_at_once(tmp_path: Path) -> None:
+    done = mmc("compile", "nowhere", "-o", tmp_path)
+    refused(done, "exists and is not an artefact")
 
 
 def test_run_continues_the_prompt() -> None:
@@ -218,20 +227,18 @@ def test_eval_refuses(content: bytes | None, message: str, tmp_path: Path) -> No
 
 def test_json_outputs_can_be_read(tmp_path: Path) -> None:
     out = tmp_path / "out"
-    compiled = json.loads(mmc("compile", checkpoint("tiny"), "--target", "reference", "-o", out, "--json").stdout)  # fmt: skip
+    done = mmc(
+        *("compile", checkpoint("tiny"), "--target", "reference", "-o", out),
+        *("--json", "--print-after", "all"),
+    )
+    assert "canonicalize" in done.stderr
+    compiled = json.loads(done.stdout)
     assert compiled["path"] == str(out)
     assert compiled["manifest"] == json.loads((out / "manifest.json").read_text())
     inspected = json.loads(mmc("inspect", checkpoint("tiny"), "--json").stdout)
     assert len(inspected["layers"]) == 13
     assert json.loads(mmc("inspect", out, "--json").stdout)["target"] == "reference"
     assert json.loads(mmc("targets", "--json").stdout)["reference"]["problems"] == []
-
-
-def test_print_after_and_json_do_not_mix(tmp_path: Path) -> None:
-    done = mmc("compile", checkpoint("tiny"), "--target", "reference", "-o", tmp_path / "out",
-               "--json", "--print-after", "all")  # fmt: skip
-    assert json.loads(done.stdout)["path"]
-    assert "canonicalize" in done.stderr
 
 
 def test_closed_pipe_is_no_error() -> None:

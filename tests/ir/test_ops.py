@@ -430,7 +430,7 @@ def quantized(
     return rounded.clamp(low, 127).to(torch.int8), torch.ones_like(scale) / scale
 
 
-TIES = np.float32(
+TIES = as_floats(
     [[127, 0.5, 1.5, 2.5, -0.5, -1.5, -2.5, 126.5], [-128, 3.5, -3.5, 0, 64, -64, 1, -1]]
 )
 QUANTISED = (TIES, normal(2, 3, 8), np.zeros((2, 4), np.float32), normal(3, 5) * 1e-4)
@@ -658,9 +658,9 @@ def test_sources() -> None:
             "w": source.Weight("w", TensorType(F32, (2,))),
         },
     )
-    found = evaluate(graph, {"x": normal(2)}, {"w": as_floats([1, 2])}, check_types)
-    assert found["n"].tolist() == [3, 4, 5]
-    assert found["c"].tolist() == [[2.5, 2.5], [2.5, 2.5]]
+    found = evaluate(graph, {"x": normal(5)}, {"w": as_floats([1, 2])}, check_types)
+    assert found["n"].tolist() == [3, 4, 5, 6, 7, 8]
+    assert found["c"].tolist() == [[2.5] * 5] * 2
     assert (found["k"], found["b"]) == (-1, True)
     assert found["w"].tolist() == [1, 2]
 
@@ -684,17 +684,18 @@ def test_scan_against_torch() -> None:
         op.name: normal(2, 5, 4) if op.type.rank == 3 else normal(2, 4) for op in graph.inputs
     }
     found = evaluate(graph, arrays, observe=check_types)
-    th, tc = torch.from_numpy(arrays["h0"]), torch.from_numpy(arrays["c0"])
+    numbers = {name: torch.from_numpy(array) for name, array in arrays.items()}
+    th, tc = numbers["h0"], numbers["c0"]
     ys: list[torch.Tensor] = []
     olds: list[torch.Tensor] = []
     for t in range(5):
-        old, th = th, torch.tanh(th * torch.from_numpy(arrays["w"]) + arrays["xs"][:, t])
+        olds.append(th)
+        th = torch.tanh(th * numbers["w"] + numbers["xs"][:, t])
         ys.append(th * tc)
-        tc = tc + arrays["zs"][:, t]
-        olds.append(old)
+        tc = tc + numbers["zs"][:, t]
     wanted = (th, tc, torch.stack(ys, 1), torch.stack(olds, 1))
     for name, theirs in zip(scan.result_names, wanted, strict=True):
-        np.testing.assert_allclose(found[name], theirs, 1e-5, 1e-6)
+        np.testing.assert_allclose(found[name], theirs.numpy(), 1e-5, 1e-6)
 
 
 def test_kernel_is_its_body() -> None:

@@ -1,4 +1,4 @@
-"""The folder that a compilation writes: whole or absent, the same every time, believed only if unchanged."""
+"""The artefact: whole or absent, the same bytes every time, believed only if unchanged."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from typing import Any, ClassVar
 
 import numpy as np
 import pytest
+import torch
 
 import mmc
 from mmc.artifact import MANIFEST, open_artifact
@@ -105,24 +106,13 @@ def test_folder_without_a_manifest(tmp_path: Path) -> None:
     refused(tmp_path / "nowhere", "no artefact")
 
 
+class Doubled(torch.nn.Module):
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return x * 2
+
+
 def compile_quickly(out: Path) -> mmc.Artifact:
-    return mmc.compile(_Doubled(), (_ones(),), out=out, target="reference")
-
-
-def _ones() -> Any:
-    import torch
-
-    return torch.ones(3)
-
-
-def _Doubled() -> Any:  # noqa: N802  (made late: torch is slow to import)
-    import torch
-
-    class Doubled(torch.nn.Module):
-        def forward(self, x: torch.Tensor) -> torch.Tensor:
-            return x * 2
-
-    return Doubled()
+    return mmc.compile(Doubled(), (torch.ones(3),), out=out, target="reference")
 
 
 def test_artefact_is_replaced(tmp_path: Path) -> None:
@@ -163,7 +153,7 @@ def test_folder_that_cannot_be_made() -> None:
 class Interrupt(ReferenceTarget):
     error: ClassVar[BaseException]
 
-    def build(self, *_: Any) -> Any:
+    def build(self, *args: Any, **options: Any) -> Any:
         raise self.error
 
 
