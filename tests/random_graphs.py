@@ -128,6 +128,12 @@ class Builder:
         return graph_of("body", values, inputs)
 
 
+def leaves(family: type[Op]) -> list[type[Op]]:
+    """The operations of a family, those of the families below it too, in a fixed order."""
+    below = family.__subclasses__()
+    return [leaf for kind in below for leaf in (leaves(kind) or [kind])]
+
+
 Maker = Callable[[Builder], Op]
 MAKERS: dict[str, Maker] = {}
 
@@ -167,7 +173,7 @@ def _(b: Builder, _: type[Op]) -> Op:
     return source.Iota(b.rng.choice((3, T, B * T, T + 2)), b.rng.randrange(3))
 
 
-@maker(*pointwise.Unary.__subclasses__())
+@maker(*leaves(pointwise.Unary))
 def _(b: Builder, kind: type[Op]) -> Op:
     x = b.floating()
     if kind is pointwise.Cast:
@@ -181,7 +187,7 @@ def _(b: Builder, kind: type[Op]) -> Op:
     return kind(x)
 
 
-@maker(*(set(pointwise.Binary.__subclasses__()) - {pointwise.Comparison}))
+@maker(*(k for k in leaves(pointwise.Binary) if not issubclass(k, pointwise.Comparison)))
 def _(b: Builder, kind: type[Op]) -> Op:
     if kind in (pointwise.BitAnd, pointwise.BitOr, pointwise.ShiftRight):
         x = b.integer()

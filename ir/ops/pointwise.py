@@ -37,6 +37,14 @@ class Unary(Op):
         return self.x.type
 
 
+class FloatUnary(Unary):
+    """One operand of floats."""
+
+    def infer(self) -> TensorType:
+        self.require(self.x.type.dtype.is_float, f"x is {self.x.type.dtype}, not a float")
+        return self.x.type
+
+
 class Detach(Unary, mnemonic="detach"):
     """y = x; a mark left by automatic differentiation."""
 
@@ -56,32 +64,32 @@ class Abs(Unary, mnemonic="abs"):
     reference = staticmethod(np.abs)
 
 
-class Exp(Unary, mnemonic="exp"):
+class Exp(FloatUnary, mnemonic="exp"):
     """y = e^x."""
 
     reference = staticmethod(np.exp)
 
 
-class Log(Unary, mnemonic="log"):
+class Log(FloatUnary, mnemonic="log"):
     """y = ln x."""
 
     reference = staticmethod(np.log)
 
 
-class Sqrt(Unary, mnemonic="sqrt"):
+class Sqrt(FloatUnary, mnemonic="sqrt"):
     """y = square root of x."""
 
     reference = staticmethod(np.sqrt)
 
 
-class Rsqrt(Unary, mnemonic="rsqrt"):
+class Rsqrt(FloatUnary, mnemonic="rsqrt"):
     """y = 1 / sqrt(x)."""
 
     def reference(self, x: np.ndarray) -> np.ndarray:
         return (1 / np.sqrt(x)).astype(x.dtype)
 
 
-class Reciprocal(Unary, mnemonic="reciprocal"):
+class Reciprocal(FloatUnary, mnemonic="reciprocal"):
     """y = 1 / x."""
 
     def reference(self, x: np.ndarray) -> np.ndarray:
@@ -95,7 +103,7 @@ class Square(Unary, mnemonic="square"):
         return x * x
 
 
-class Sigmoid(Unary, mnemonic="sigmoid"):
+class Sigmoid(FloatUnary, mnemonic="sigmoid"):
     """y = 1 / (1 + e^-x)."""
 
     def reference(self, x: np.ndarray) -> np.ndarray:
@@ -103,7 +111,7 @@ class Sigmoid(Unary, mnemonic="sigmoid"):
         return (np.where(x >= 0, 1, e) / (1 + e)).astype(x.dtype)
 
 
-class Silu(Unary, mnemonic="silu"):
+class Silu(FloatUnary, mnemonic="silu"):
     """y = x * sigmoid(x)."""
 
     def reference(self, x: np.ndarray) -> np.ndarray:
@@ -111,7 +119,7 @@ class Silu(Unary, mnemonic="silu"):
         return (x * np.where(x >= 0, 1, e) / (1 + e)).astype(x.dtype)
 
 
-class Tanh(Unary, mnemonic="tanh"):
+class Tanh(FloatUnary, mnemonic="tanh"):
     """y = (e^x - e^-x) / (e^x + e^-x)."""
 
     reference = staticmethod(np.tanh)
@@ -124,14 +132,14 @@ class Relu(Unary, mnemonic="relu"):
         return np.maximum(x, 0)
 
 
-class Gelu(Unary, mnemonic="gelu"):
+class Gelu(FloatUnary, mnemonic="gelu"):
     """y = x * Phi(x); approximate="tanh" is the polynomial form, "none" the error function."""
 
     approximate: str = "none"
 
     def infer(self) -> TensorType:
         self.require(self.approximate in ("none", "tanh"), f"unknown form {self.approximate!r}")
-        return self.x.type
+        return super().infer()
 
     def reference(self, x: np.ndarray) -> np.ndarray:
         if self.approximate == "tanh":
@@ -140,27 +148,27 @@ class Gelu(Unary, mnemonic="gelu"):
         return (0.5 * x * (1 + _erf(x / math.sqrt(2)))).astype(x.dtype)
 
 
-class Softplus(Unary, mnemonic="softplus"):
+class Softplus(FloatUnary, mnemonic="softplus"):
     """y = ln(1 + e^x)."""
 
     def reference(self, x: np.ndarray) -> np.ndarray:
         return np.logaddexp(x, np.zeros_like(x))
 
 
-class Erf(Unary, mnemonic="erf"):
+class Erf(FloatUnary, mnemonic="erf"):
     """y = the error function of x."""
 
     def reference(self, x: np.ndarray) -> np.ndarray:
         return _erf(x).astype(x.dtype)
 
 
-class Sin(Unary, mnemonic="sin"):
+class Sin(FloatUnary, mnemonic="sin"):
     """y = sin x."""
 
     reference = staticmethod(np.sin)
 
 
-class Cos(Unary, mnemonic="cos"):
+class Cos(FloatUnary, mnemonic="cos"):
     """y = cos x."""
 
     reference = staticmethod(np.cos)
@@ -172,20 +180,20 @@ class Sign(Unary, mnemonic="sign"):
     reference = staticmethod(np.sign)
 
 
-class Floor(Unary, mnemonic="floor"):
+class Floor(FloatUnary, mnemonic="floor"):
     """y = the largest integer not above x."""
 
     reference = staticmethod(np.floor)
 
 
-class Round(Unary, mnemonic="round"):
+class Round(FloatUnary, mnemonic="round"):
     """y = the nearest integer; `mode` says where halves go: half_even, half_away or half_up."""
 
     mode: str = "half_even"
 
     def infer(self) -> TensorType:
         self.require(self.mode in ROUNDINGS, f"unknown rounding {self.mode!r}")
-        return self.x.type
+        return super().infer()
 
     def reference(self, x: np.ndarray) -> np.ndarray:
         return ROUNDINGS[self.mode](x)
