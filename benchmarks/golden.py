@@ -4,8 +4,8 @@
 
 The golden file of examples/mmfree-9m lies in tests/data; `make_golden.py` there says what it holds.
 Prints a row for each artefact: the largest difference over the largest logit (first four positions,
-all stored positions), how often the most likely token agrees, and the difference of the mean negative
-log-likelihood in nats.
+all stored positions), how often the most likely token agrees, and the difference of the mean
+negative log-likelihood in nats.
 """
 
 from __future__ import annotations
@@ -47,7 +47,9 @@ def row(artefact: Path, golden: dict[str, np.ndarray]) -> str:
 
 def main() -> None:
     """Read the command line and print the table."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawTextHelpFormatter
+    )
     parser.add_argument("artefacts", nargs="+", type=Path)
     parser.add_argument("--golden", type=Path, default=GOLDEN)
     given = parser.parse_args()

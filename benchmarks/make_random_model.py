@@ -50,7 +50,8 @@ def write(folder: Path, width: int, layers: int, vocab: int, seed: int = 0) -> i
     folder.mkdir(parents=True, exist_ok=True)
     config = {
         "model_type": "hgrn_bit", "vocab_size": vocab, "hidden_size": width,
-        "num_hidden_layers": layers, "num_heads": 1, "expand_ratio": 1, "use_short_conv": False, "use_lower_bound": True,
+        "num_hidden_layers": layers, "num_heads": 1, "expand_ratio": 1, "use_short_conv": False,
+        "use_lower_bound": True,
         "hidden_ratio": 4, "intermediate_size": intermediate_size(width), "hidden_act": "swish",
         "rms_norm_eps": 1e-6, "tie_word_embeddings": False, "eos_token_id": 2,
     }  # fmt: skip

@@ -80,7 +80,7 @@ def _entry(name: str, spec: Any, available: int, path: Path) -> Entry:
         raise MmcError("its header entry is not an object", where)
     fields = cast(Mapping[str, Any], spec)
     code, shape, offsets = (fields.get(k) for k in ("dtype", "shape", "data_offsets"))
-    if code not in _DTYPES:
+    if not isinstance(code, str) or code not in _DTYPES:
         raise MmcError(f"dtype {code!r} is not supported", where, f"known: {', '.join(_DTYPES)}")
     if not _are_sizes(shape) or not _are_sizes(offsets) or len(offsets) != 2:
         raise MmcError("its shape or offsets are not lists of whole numbers", where)

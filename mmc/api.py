@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import secrets
 import tempfile
 from pathlib import Path
 from typing import Any
@@ -37,7 +38,9 @@ def compile(
     check: run every pass's graphs before and after on probe inputs, and every kernel.
     Raises MmcError; nothing half-written stays.
     """
-    folder = Path(tempfile.mkdtemp(prefix="mmc-")) / "artifact" if out is None else Path(out)
+    if out is None:
+        out = Path(tempfile.gettempdir(), f"mmc-{secrets.token_hex(8)}")
+    folder = Path(out)
     options = CompileOptions(
         target,
         weights,

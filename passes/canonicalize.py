@@ -11,9 +11,11 @@ from mmc.ir.ops.pointwise import (
     Cast,
     Detach,
     Div,
+    Floor,
     Mul,
     Pow,
     Reciprocal,
+    Round,
     Rsqrt,
     Sigmoid,
     Silu,
@@ -53,62 +55,62 @@ def _keeps_shape(found: Bindings) -> bool:
 
 @rule_if(_keeps_shape)
 def times_one(x: Value, one: TensorType) -> tuple[Value, Value]:
-    """X * 1 is x."""
+    """x * 1 is x."""
     return Mul(x, Constant(1.0, one)) >> x
 
 
 @rule_if(_keeps_shape)
 def over_one(x: Value, one: TensorType) -> tuple[Value, Value]:
-    """X / 1 is x."""
+    """x / 1 is x."""
     return Div(x, Constant(1.0, one)) >> x
 
 
 @rule_if(_keeps_shape)
 def plus_zero(x: Value, one: TensorType) -> tuple[Value, Value]:
-    """X + 0 is x."""
+    """x + 0 is x."""
     return Add(x, Constant(0.0, one)) >> x
 
 
 @rule_if(_keeps_shape)
 def minus_zero(x: Value, one: TensorType) -> tuple[Value, Value]:
-    """X - 0 is x."""
+    """x - 0 is x."""
     return Sub(x, Constant(0.0, one)) >> x
 
 
 @rule
 def reciprocal_times(x: Value, c: float, of: TensorType) -> tuple[Value, Value]:
-    """C / x is how torch means its reciprocal(x) * c; the two differ by one rounding."""
+    """c / x is how torch means its reciprocal(x) * c; the two differ by one rounding."""
     return Mul(Reciprocal(x), Constant(c, of)) >> Div(Constant(c, of), x)
 
 
 @rule
 def power_of_two(x: Value, of: TensorType) -> tuple[Value, Value]:
-    """X ** 2 is x * x."""
+    """x ** 2 is x * x."""
     return Pow(x, Constant(2.0, of)) >> Square(x)
 
 
 @rule
 def times_itself(x: Value) -> tuple[Value, Value]:
-    """X * x is a square."""
+    """x * x is a square."""
     return Mul(x, x) >> Square(x)
 
 
 @rule
 def sigmoid_weighted(x: Value) -> tuple[Value, Value]:
-    """X * sigmoid(x) is SiLU."""
+    """x * sigmoid(x) is SiLU."""
     return Mul(x, Sigmoid(x)) >> Silu(x)
 
 
 @rule
 def root_mean_square(x: Value, eps: float, of: TensorType) -> tuple[Value, Value]:
-    """X * rsqrt(mean(x^2) + eps) is RMSNorm."""
+    """x * rsqrt(mean(x^2) + eps) is RMSNorm."""
     mean = Add(Mean(Square(x), -1, True), Constant(eps, of))
     return Mul(x, Rsqrt(mean)) >> RmsNorm(x, None, eps)
 
 
 @rule
 def over_root_mean_square(x: Value, eps: float, of: TensorType) -> tuple[Value, Value]:
-    """X / sqrt(mean(x^2) + eps) is RMSNorm."""
+    """x / sqrt(mean(x^2) + eps) is RMSNorm."""
     mean = Add(Mean(Square(x), -1, True), Constant(eps, of))
     return Div(x, Sqrt(mean)) >> RmsNorm(x, None, eps)
 
@@ -117,6 +119,12 @@ def over_root_mean_square(x: Value, eps: float, of: TensorType) -> tuple[Value, 
 def norm_gain(x: Value, gain: Value, eps: float) -> tuple[Value, Value]:
     """The gain of an RMSNorm is part of it."""
     return Mul(RmsNorm(x, None, eps), gain) >> RmsNorm(x, gain, eps)
+
+
+@rule
+def floor_of_half_more(x: Value, of: TensorType) -> tuple[Value, Value]:
+    """floor(x + 0.5) rounds, halves upwards."""
+    return Floor(Add(x, Constant(0.5, of))) >> Round(x, "half_up")
 
 
 @rule
@@ -162,6 +170,6 @@ RULES = (
     last_axis,
     detach, cast_to_itself, gather_then_cast, times_one, over_one, plus_zero, minus_zero,
     reciprocal_times, power_of_two, times_itself, sigmoid_weighted, root_mean_square,
-    over_root_mean_square, norm_gain, reshape_twice, reshape_to_itself, expand_to_itself,
-    permute_to_itself, whole_slice,
+    over_root_mean_square, norm_gain, floor_of_half_more, reshape_twice, reshape_to_itself,
+    expand_to_itself, permute_to_itself, whole_slice,
 )  # fmt: skip

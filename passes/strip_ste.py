@@ -18,7 +18,7 @@ from mmc.passes.rewrite import rule
 
 @rule
 def straight_through(q: Value, x: Value) -> tuple[Value, Value]:
-    """X + detach(q - x) is q: the estimator changes gradients alone."""
+    """x + detach(q - x) is q: the estimator changes gradients alone."""
     return Add(x, Detach(Sub(q, x))) >> q
 
 

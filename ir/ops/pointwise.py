@@ -23,7 +23,7 @@ def round_half_away(x: np.ndarray) -> np.ndarray:
 ROUNDINGS: dict[str, Callable[[np.ndarray], np.ndarray]] = {
     "half_even": np.rint,
     "half_away": round_half_away,
-    "half_up": lambda x: np.floor(x) + (x - np.floor(x) >= 0.5).astype(x.dtype),
+    "half_up": lambda x: np.floor(x + x.dtype.type(0.5)),
 }
 
 
@@ -187,7 +187,10 @@ class Floor(FloatUnary, mnemonic="floor"):
 
 
 class Round(FloatUnary, mnemonic="round"):
-    """y = the nearest integer; `mode` says where halves go: half_even, half_away or half_up."""
+    """y = the nearest integer; `mode` says where halves go: half_even, half_away or half_up.
+
+    half_up is floor(x + 0.5) with the rounding that the sum brings: so the kernels that use it do.
+    """
 
     mode: str = "half_even"
 

@@ -52,6 +52,7 @@ class Iota(Op, mnemonic="iota"):
 
     length: Dim
     start: int = 0
+    keeps_origin: ClassVar[bool] = False
 
     def infer(self) -> TensorType:
         return TensorType(DType.I64, (self.length,))

@@ -159,7 +159,7 @@ class Arenas:
         """A value of the graph, where it lies."""
         root = root_of(value)
         if isinstance(root, Weight):
-            array = self.weights.array(root)
+            array = self.weights.array(root).copy()  # the file is not the caller's to write to
         else:
             array = self.geometry.place(root).array(self.memory)
         return array if value is root else array.reshape(self.geometry.shape(value))

@@ -172,9 +172,7 @@ def round_to(x: Vector, mode: str) -> Vector:
     if mode == "half_even":
         return hold(T.nearbyint(x))
     if mode == "half_up":
-        below = hold(T.floor(x))
-        step = T.Select(x - below >= like(x, 0.5), like(x, 1.0), like(x, 0.0))
-        return hold(below + step)
+        return hold(T.floor(x + like(x, 0.5)))
     # 0.49999997, the float below one half: adding a half would carry 0.49999997 itself to 1.
     sign = bits(x, "int32") & like(bits(x, "int32"), -0x80000000)
     nudge = bits(sign | like(sign, 0x3EFFFFFF), "float32")

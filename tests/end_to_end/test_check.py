@@ -111,9 +111,6 @@ def test_tied_embeddings_can_be_checked(tmp_path: Path) -> None:
     mmc.compile(checkpoint("tied"), out=tmp_path / "out", target="reference", check=True)
 
 
-@pytest.mark.xfail(
-    reason="no rule knows floor(x + 0.5) as a rounding", raises=MmcError, strict=True
-)
 def test_half_up_is_recognised(tmp_path: Path) -> None:
     folder = write_model(tmp_path / "model", {**VARIANTS["tiny"], "rounding": "half_up"})
     mmc.compile(folder, out=tmp_path / "out", target="reference", require_matmul_free=True)
