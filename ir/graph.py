@@ -8,9 +8,9 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any, ClassVar
-from weakref import WeakValueDictionary
+from typing import Any
 
+from mmc.ir.intern import intern
 from mmc.ir.op import Op, Value, VerifyError, origin, producer
 from mmc.ir.ops.source import Input, Weight
 from mmc.ir.types import TensorType
@@ -22,11 +22,9 @@ Mapped = Mapping[Value, Value]
 class _Interned(type):
     """Make equal graphs the same object, so that nested graphs compare by identity."""
 
-    _live: ClassVar[WeakValueDictionary[object, Graph]] = WeakValueDictionary()
-
     def __call__(cls, *args: Any, **kwargs: Any) -> Any:
         graph: Graph = super().__call__(*args, **kwargs)
-        return _Interned._live.setdefault((graph.name, graph.inputs, graph.outputs), graph)
+        return intern((graph.name, graph.inputs, graph.outputs), graph)
 
 
 @dataclass(frozen=True, eq=False)

@@ -14,8 +14,8 @@ from contextvars import ContextVar
 from dataclasses import dataclass, field, fields, is_dataclass
 from functools import cached_property
 from typing import Any, ClassVar, cast, dataclass_transform
-from weakref import WeakValueDictionary
 
+from mmc.ir.intern import intern
 from mmc.ir.types import SymbolicDim, TensorType, bind_dim
 
 
@@ -112,11 +112,9 @@ def _misfit(record: Any) -> str | None:
 class _Interned(type):
     """Make equal operations the same object."""
 
-    _live: ClassVar[WeakValueDictionary[object, Op]] = WeakValueDictionary()
-
     def __call__(cls, *args: Any, **kwargs: Any) -> Any:
         op: Op = super().__call__(*args, **kwargs)
-        kept = _Interned._live.setdefault((cls, *map(_identity, op.fields)), op)
+        kept = intern((cls, *map(_identity, op.fields)), op)
         if kept.origin is None and kept.keeps_origin:
             object.__setattr__(kept, "origin", _ORIGIN.get())
         return kept

@@ -10,6 +10,7 @@ from typing import Any
 from mmc.artifact import Artifact
 from mmc.driver import CompileOptions, Progress, compile_model, refuse_early
 from mmc.frontends.base import Imported
+from mmc.ir.intern import own_world
 from mmc.runtime import load
 
 __all__ = ["compile", "import_source", "load"]
@@ -49,9 +50,22 @@ def compile(
         require_matmul_free,
         None if dump_ir is None else Path(dump_ir),
     )
+    return compile_source(source, folder, options, progress, example_inputs, dynamic_shapes)
+
+
+def compile_source(
+    source: Any,
+    folder: Path,
+    options: CompileOptions,
+    progress: Progress,
+    example_inputs: tuple[Any, ...] | None = None,
+    dynamic_shapes: Any = None,
+) -> Artifact:
+    """`compile` with its options in one record, as the command line has them."""
     refuse_early(folder, options)
-    imported = import_source(source, example_inputs, dynamic_shapes)
-    return compile_model(imported, folder, options, progress)
+    with own_world():
+        imported = import_source(source, example_inputs, dynamic_shapes)
+        return compile_model(imported, folder, options, progress)
 
 
 def import_source(

@@ -137,16 +137,15 @@ def compile_command(
     debug: Debug = False,
 ) -> None:
     """Compile a trained checkpoint for a target."""
-    from mmc.api import import_source
-    from mmc.driver import CompileOptions, compile_model, refuse_early
+    from mmc.api import compile_source
+    from mmc.driver import CompileOptions
 
     folder = out or Path(f"{checkpoint.resolve().name}-{target}")
     options = CompileOptions(
         target, weights, check, no_fallback, require_matmul_free, dump_ir, print_after
     )
-    refuse_early(folder, options)
     with _Bar() as bar:
-        artifact = compile_model(import_source(checkpoint), folder, options, bar)
+        artifact = compile_source(checkpoint, folder, options, bar)
     if as_json:
         return print(json.dumps({"path": str(folder), "manifest": artifact.manifest}))
     print(f"{folder}: {summary(artifact.manifest)}")

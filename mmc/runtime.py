@@ -13,6 +13,7 @@ import numpy as np
 from mmc.artifact import Artifact, open_artifact
 from mmc.errors import MmcError
 from mmc.ir.graph import Graph
+from mmc.ir.intern import own_world
 from mmc.ir.ops.source import Input
 from mmc.ir.types import DType, static_shape
 from mmc.sampling import Sampler
@@ -44,9 +45,10 @@ def load(path: str | Path) -> Model | Module:
     target = load_target(artifact.manifest["target"])
     if problems := target.problems():
         raise MmcError(problems[0], f"target {target.name}", "see `mmc doctor`")
-    executable = target.load(artifact.path, artifact.manifest["entries"])
     kind = Model if artifact.manifest["kind"] == "causal_lm" else Module
-    return kind(artifact, executable)
+    with own_world():
+        executable = target.load(artifact.path, artifact.manifest["entries"])
+        return kind(artifact, executable)
 
 
 class Module:

@@ -7,12 +7,14 @@ import pytest
 
 from mmc.ir.evaluate import evaluate
 from mmc.ir.graph import Graph, graph_of, nested_graphs, value_types
+from mmc.ir.intern import own_world
 from mmc.ir.op import Op, Origin, Value, VerifyError, origin
 from mmc.ir.ops.pointwise import Abs, Add, Detach, Exp, Mul, Neg
 from mmc.ir.ops.recurrence import Kernel, LinearRecurrence, Scan
 from mmc.ir.ops.shape import Expand, Reshape
 from mmc.ir.ops.source import Input, Iota, Weight, scalar
 from mmc.ir.ops.ternary import AbsMax, Quantize
+from mmc.ir.text import render
 from mmc.ir.types import DType, TensorType, symbol
 
 B, T = symbol("B"), symbol("T")
@@ -170,3 +172,20 @@ def test_a_recurrence_needs_no_symbol() -> None:
     a = given("a", B, 3, 4)
     graph = graph_of("g", {"h": LinearRecurrence(a, a, given("h0", B, 4))})
     assert str(value_types(graph)["h"]) == "f32[B, 3, 4]"
+
+
+def test_a_world_lends_no_origins() -> None:
+    """Another model that is alive in the process must not change what this one writes."""
+
+    def graph() -> Graph:
+        x = Input("x", TensorType(DType.F32, (symbol("B"),)))
+        return graph_of("g", {"y": Neg(x)}, [x])
+
+    with origin(Origin("elsewhere", "other.py:1")):
+        other = graph()
+    with own_world():
+        mine = graph()
+        assert mine is graph()
+        assert "elsewhere" not in render(mine)
+    assert "elsewhere" in render(other)
+    assert mine is not other

@@ -14,12 +14,14 @@ case before and after, on random numbers, and once more through the passes, whic
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 
 from mmc.ir.graph import Graph
+from mmc.ir.intern import own_world
 from mmc.ir.tensors import Tensors
 from mmc.ir.text import parse, render
 from mmc.passes.check import check_pass
@@ -72,8 +74,15 @@ def told(manager: PassManager) -> str:
     return "".join(f"{line}\n" for line in lines)
 
 
+@pytest.fixture
+def own_names() -> Iterator[None]:
+    """No origin of another test's operation gets into the text."""
+    with own_world():
+        yield
+
+
 @pytest.mark.parametrize("path", FILES, ids=lambda path: path.stem)
-def test_golden(path: Path, update_golden: bool) -> None:
+def test_golden(path: Path, update_golden: bool, own_names: None) -> None:
     golden = read(path)
     head = f"# passes: {golden.pipeline}\n{golden.comment}{render(golden.before)}"
     after, manager = run(golden, random_tensors(golden.before))
