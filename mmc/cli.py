@@ -226,6 +226,26 @@ def eval_command(
     print(json.dumps(record) if as_json else str(found))
 
 
+@app.command("bench")
+def bench_command(
+    out: Out,
+    prompt: Annotated[int, typer.Option("-p", help="Tokens of the prompt.")] = 512,
+    generate: Annotated[int, typer.Option("-n", help="Tokens to generate.")] = 128,
+    threads: Annotated[int, typer.Option("-t", help="Threads.")] = 1,
+    repeats: Annotated[int, typer.Option("-r", help="How often each test runs.")] = 5,
+    batch: Annotated[int, typer.Option(help="Sequences at a time.")] = 1,
+    as_json: Json = False,
+    debug: Debug = False,
+) -> None:
+    """Measure tokens a second beside what this machine can read from memory."""
+    from mmc.bench import BenchOptions, bench
+
+    options = BenchOptions(prompt, generate, threads, repeats, batch)
+    with _Bar() as bar:
+        found = bench(_language_model(out), options, lambda done: bar("bench", done))
+    print(json.dumps(found.record()) if as_json else str(found))
+
+
 @app.command()
 def inspect(
     source: Annotated[Path, typer.Argument(help="A model directory or an artefact.")],

@@ -97,6 +97,14 @@ class Model:
             self._tokenizer = cast(Tokenizer, Loaded.from_file(str(file)))
         return self._tokenizer
 
+    def use_threads(self, count: int) -> None:
+        """Run with that many threads from now on."""
+        self._executable.use_threads(count)
+
+    def read_limit(self) -> float | None:
+        """Bytes a second that this machine reads with these threads, measured now."""
+        return self._executable.read_limit()
+
     def empty_state(self, batch: int) -> State:
         """The state before the first token."""
         return State({

@@ -50,6 +50,14 @@ class Executable(Protocol):
         """The outputs of an entry by name."""
         ...
 
+    def use_threads(self, count: int) -> None:
+        """Run with that many threads from now on; raise MmcError where it cannot."""
+        ...
+
+    def read_limit(self) -> float | None:
+        """Bytes a second that this machine reads, measured now; None where nobody measures it."""
+        ...
+
 
 class Target:
     """Base of every target."""

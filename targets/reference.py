@@ -8,6 +8,7 @@ from typing import ClassVar
 
 import numpy as np
 
+from mmc.errors import MmcError
 from mmc.ir.evaluate import evaluate
 from mmc.ir.graph import Graph
 from mmc.ir.tensors import Tensors
@@ -41,6 +42,13 @@ class _Interpreter:
 
     def run(self, entry: str, inputs: Arrays) -> dict[str, np.ndarray]:
         return evaluate(self._graphs[entry], inputs, self._tensors)
+
+    def use_threads(self, count: int) -> None:
+        if count != 1:
+            raise MmcError(f"the interpreter has one thread, not {count}", "target reference")
+
+    def read_limit(self) -> float | None:
+        return None
 
 
 TARGET = ReferenceTarget()

@@ -9,6 +9,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from math import prod
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -23,6 +24,9 @@ from mmc.targets.cpu.features import choose_isa
 from mmc.targets.tvm.loader import Program, aligned_zeros, as_tensor, set_threads
 from mmc.targets.tvm.plan import Plan, root_of, storage_type, symbols_of
 from mmc.targets.weights_file import WeightsFile
+
+if TYPE_CHECKING:
+    from mmc.targets.cpu.read_limit import ReadLimit
 
 THREADS = "MMC_NUM_THREADS"
 """Environment variable: how many threads kernels use; all processors by default."""
@@ -84,13 +88,12 @@ class Geometry:
         return self._shapes[value]
 
 
-def _use_threads(count: str) -> None:
+def default_threads() -> int:
+    """What the environment says, or all processors that this process may use."""
+    count = os.environ.get(THREADS) or str(len(os.sched_getaffinity(0)))
     if not count.isdecimal():
         raise MmcError(f"{count!r} is no number of threads", THREADS)
-    try:
-        set_threads(int(count))
-    except ValueError as error:
-        raise MmcError(str(error), THREADS) from None
+    return int(count)
 
 
 @dataclass
@@ -105,7 +108,8 @@ class CpuExecutable:
         self._mapped = as_tensor(self.weights.bytes)
         self._geometries: dict[object, Geometry] = {}
         self._workspace = aligned_zeros(0)
-        _use_threads(os.environ.get(THREADS) or str(len(os.sched_getaffinity(0))))
+        self._measure_reading: ReadLimit | None = None
+        self.use_threads(default_threads())
 
     @staticmethod
     def open(folder: Path, entries: Sequence[str]) -> CpuExecutable:
@@ -116,6 +120,22 @@ class CpuExecutable:
         return CpuExecutable(
             program, weights, {name: Plan(graph) for name, graph in graphs.items()}
         )
+
+    def use_threads(self, count: int) -> None:
+        """Run kernels with that many threads from now on; raise MmcError where it cannot."""
+        try:
+            set_threads(count)
+        except ValueError as error:
+            raise MmcError(str(error), THREADS) from None
+        self._threads = count
+
+    def read_limit(self) -> float:
+        """Bytes a second by CPU time, all threads together; its buffer is made once."""
+        from mmc.targets.cpu.read_limit import ReadLimit
+
+        if self._measure_reading is None:
+            self._measure_reading = ReadLimit()
+        return self._measure_reading(self._threads)
 
     def run(self, entry: str, inputs: Arrays) -> dict[str, np.ndarray]:
         """The outputs of an entry; the arrays are views of one fresh block of memory."""

@@ -186,6 +186,12 @@ class Scripted:
         logits[np.arange(len(tokens)), 0, list(tokens)] = 1
         return {**inputs, "logits": logits}
 
+    def use_threads(self, count: int) -> None:
+        """It has none."""
+
+    def read_limit(self) -> float | None:
+        return None
+
 
 def scripted(name: str, *scripts: Sequence[int]) -> mmc.Model:
     base = model(name)

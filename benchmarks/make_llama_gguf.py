@@ -1,0 +1,84 @@
+"""Write a Llama with random TQ2_0 or TQ1_0 weights for llama-bench: the peer of our random models.
+
+    python benchmarks/make_llama_gguf.py 1.3b tq2_0 build/llama-1.3b-tq2_0.gguf
+
+Needs the package gguf.  Embedding and output are Q4_0, norms F32; the ternary digits are random and
+valid.  Shapes: width, layers and vocabulary of `make_random_model.py`, whose parameters it matches.
+"""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+import gguf
+import numpy as np
+from make_random_model import SHAPES, intermediate_size
+
+TYPES = {"tq2_0": gguf.GGMLQuantizationType.TQ2_0, "tq1_0": gguf.GGMLQuantizationType.TQ1_0}
+HEAD = 128
+
+
+def rows_of(
+    random: np.random.Generator, n: int, k: int, kind: gguf.GGMLQuantizationType
+) -> np.ndarray:
+    """n rows of k random weights, quantised by gguf itself a few rows at a time."""
+    parts = []
+    for start in range(0, n, 1024):
+        count = min(1024, n - start)
+        weights = random.integers(-1, 2, (count, k)).astype(np.float32) * np.float32(0.02)
+        parts.append(gguf.quantize(weights, kind))
+    return np.concatenate(parts)
+
+
+def write(path: Path, width: int, layers: int, vocab: int, kind: gguf.GGMLQuantizationType) -> None:
+    """Write the whole model."""
+    random = np.random.default_rng(0)
+    wide = intermediate_size(width)
+    writer = gguf.GGUFWriter(path, "llama")
+    writer.add_context_length(2048)
+    writer.add_embedding_length(width)
+    writer.add_block_count(layers)
+    writer.add_feed_forward_length(wide)
+    writer.add_head_count(width // HEAD)
+    writer.add_head_count_kv(width // HEAD)
+    writer.add_layer_norm_rms_eps(1e-6)
+    writer.add_rope_dimension_count(HEAD)
+    writer.add_vocab_size(vocab)
+    writer.add_tokenizer_model("no_vocab")
+
+    def add(name: str, n: int, k: int, stored: gguf.GGMLQuantizationType) -> None:
+        writer.add_tensor(name, rows_of(random, n, k, stored), raw_dtype=stored)
+
+    q4 = gguf.GGMLQuantizationType.Q4_0
+    add("token_embd.weight", vocab, width, q4)
+    add("output.weight", vocab, width, q4)
+    writer.add_tensor("output_norm.weight", np.ones(width, np.float32))
+    for n in range(layers):
+        for name in ("attn_q", "attn_k", "attn_v", "attn_output"):
+            add(f"blk.{n}.{name}.weight", width, width, kind)
+        add(f"blk.{n}.ffn_gate.weight", wide, width, kind)
+        add(f"blk.{n}.ffn_up.weight", wide, width, kind)
+        add(f"blk.{n}.ffn_down.weight", width, wide, kind)
+        for name in ("attn_norm", "ffn_norm"):
+            writer.add_tensor(f"blk.{n}.{name}.weight", np.ones(width, np.float32))
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+
+
+def main() -> None:
+    """Read the command line."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawTextHelpFormatter
+    )
+    parser.add_argument("shape", choices=SHAPES)
+    parser.add_argument("type", choices=TYPES)
+    parser.add_argument("path", type=Path)
+    given = parser.parse_args()
+    write(given.path, *SHAPES[given.shape], TYPES[given.type])
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,74 @@
+# pyright: basic
+# Every value here is a TIR expression, which TVM does not type.
+"""What this machine reads from memory: the bound of decoding, measured as kernels read.
+
+Vector loads of 64 bytes with a prefetch ahead, in as many tasks as threads, over a buffer that no
+cache holds.
+"""
+
+from __future__ import annotations
+
+import functools
+import time
+from dataclasses import dataclass
+from typing import Any
+
+import tvm
+from tvm.script.ir_builder import tirx as T
+
+from mmc.targets.cpu.features import Isa, choose_isa
+from mmc.targets.cpu.ternary_matmul import CPU
+from mmc.targets.tvm.host import Entry, KernelCall, Tensor, build, make_kernel, size_variable
+from mmc.targets.tvm.loader import Program, aligned_zeros, as_tensor, set_threads
+
+BUFFER_BYTES = 512 << 20
+PREFETCH_BYTES = 4096
+_UNROLL = 8
+
+
+@dataclass
+class ReadLimit:
+    """Measures; keep one for a run, so that its buffer is made once."""
+
+    def __post_init__(self) -> None:
+        self._read = Program(_object(choose_isa()))["read"]
+        self._buffer = aligned_zeros(BUFFER_BYTES)
+        self._buffer[:: 1 << 12] = 1  # every page is there
+        self._sums = aligned_zeros(64 * 64)
+
+    def __call__(self, threads: int) -> float:
+        """Bytes a second by CPU time, all threads together."""
+        set_threads(threads)
+        began = time.process_time()
+        blocks = BUFFER_BYTES // (64 * _UNROLL * threads)
+        self._read(as_tensor(self._buffer), as_tensor(self._sums), threads, blocks)
+        return BUFFER_BYTES / ((time.process_time() - began) / threads)
+
+
+@functools.cache
+def _object(isa: Isa) -> bytes:
+    parameters = {"bytes": "int32*", "sums": "int32*", "tasks": "int64", "blocks": "int64"}
+    kernel = make_kernel("read_all", parameters, _read_all)
+    tasks, blocks = size_variable("tasks"), size_variable("blocks")
+    buffer, sums = Tensor("buffer", 64), Tensor("sums", 64)
+    call = KernelCall(kernel, (buffer.at(), sums.at(), tasks, blocks))
+    entry = Entry("read", (buffer, sums), (tasks, blocks), (call,))
+    return build([entry], tvm.target.Target({"kind": "llvm", "mcpu": CPU[isa]}))
+
+
+def _read_all(data: Any, sums: Any, tasks: Any, blocks: Any) -> None:
+    """Each task adds up `blocks` runs of eight vectors, or LLVM would drop the loads."""
+    with T.parallel(0, tasks) as task:
+        totals = [T.alloc_buffer((1,), "int32x16") for _ in range(_UNROLL)]
+        for total in totals:
+            T.buffer_store(total, T.broadcast(T.int32(0), 16), [0])
+        with T.serial(0, blocks) as block:
+            start = T.Bind((task * blocks + block) * (16 * _UNROLL))
+            for lane, total in enumerate(totals):
+                ahead = T.address_of(data[start + lane * 16 + PREFETCH_BYTES // 4])
+                hint = (T.int32(0), T.int32(3), T.int32(1))
+                T.evaluate(T.call_llvm_intrin("void", "llvm.prefetch", ahead, *hint))
+                loaded = data.vload([start + lane * 16], "int32x16")
+                T.buffer_store(total, total[0] + loaded, [0])
+        every = sum((total[0] for total in totals[1:]), totals[0][0])
+        T.buffer_store(sums, every, [T.ramp(task * 16, 1, 16)])
