@@ -1,4 +1,4 @@
-"""Run artefacts beside llama.cpp, in turn and pinned, and print the table of docs/benchmarks-cpu.md.
+"""Run artefacts beside llama.cpp, in turn and pinned: the table of docs/benchmarks-cpu.md.
 
     python benchmarks/compare_cpu.py --llama-bench PATH ARTEFACT=PEER.gguf ... [-t 1] [-r 3]
 
@@ -41,10 +41,8 @@ def peer(binary: str, model: str, threads: int, pin: list[str]) -> dict[str, flo
 def table(pairs: list[str], binary: str, threads: int, repeats: int) -> list[str]:
     """The rows, each test of each pair."""
     pin = ["taskset", "-c", ",".join(map(str, range(threads)))]
-    lines = [
-        "| artefact | peer | threads | test | mmc t/s | llama.cpp t/s | ratio |",
-        "|---|---|---|---|---|---|---|",
-    ]
+    columns = ("artefact", "peer", "threads", "test", "mmc t/s", "llama.cpp t/s", "ratio")
+    lines = [f"| {' | '.join(columns)} |", "|---" * len(columns) + "|"]
     for pair in pairs:
         artefact, _, model = pair.partition("=")
         runs = [
@@ -55,9 +53,8 @@ def table(pairs: list[str], binary: str, threads: int, repeats: int) -> list[str
             mine = statistics.median(run[0][test] for run in runs)
             theirs = statistics.median(run[1][test] for run in runs)
             names = f"{Path(artefact).name} | {Path(model).name}"
-            lines.append(
-                f"| {names} | {threads} | {test} | {mine:.1f} | {theirs:.1f} | {mine / theirs:.2f} |"
-            )
+            rates = f"{mine:.1f} | {theirs:.1f} | {mine / theirs:.2f}"
+            lines.append(f"| {names} | {threads} | {test} | {rates} |")
     return lines
 
 
