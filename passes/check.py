@@ -17,6 +17,7 @@ from typing import Any
 
 import numpy as np
 
+from mmc.ir.compare import relative_error
 from mmc.ir.evaluate import Arrays, evaluate, value_of
 from mmc.ir.graph import Graph, Mapped, nested_graphs
 from mmc.ir.op import Op, Value, producer
@@ -70,18 +71,6 @@ class PassCheck:
 
     def _fail(self, op: Op, what: str) -> None:
         self.failures.append(f"{self.name}: {place(op)}: {op.mnemonic}: {what}")
-
-
-def relative_error(old: np.ndarray, new: np.ndarray) -> float:
-    """The largest difference over the largest number; infinite where only one is a number."""
-    a, b = old.astype(np.float64), new.astype(np.float64)
-    same = (a == b) | (np.isnan(a) & np.isnan(b))
-    if same.all():
-        return 0.0
-    if not (np.isfinite(a[~same]).all() and np.isfinite(b[~same]).all()):
-        return float("inf")
-    largest = np.abs(a[np.isfinite(a)]).max(initial=1e-30)
-    return float(np.abs(np.where(same, 0, a - b)).max() / largest)
 
 
 def check_pass(

@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 
 from mmc.errors import MmcError
+from mmc.ir.compare import relative_error
 from mmc.ir.graph import Graph
 from mmc.ir.op import Op
 from mmc.ir.ops.recurrence import Kernel
@@ -54,7 +55,7 @@ class KernelCheck:
             if wrong := int(np.count_nonzero(made != wanted)):
                 self.failures.append(f"{where}: {wrong} of {made.size} integers differ")
         else:
-            error = _relative(made, wanted)
+            error = relative_error(wanted, made)
             self.float_error = max(self.float_error, error)
             if not error <= self.float_bound:
                 self.failures.append(
@@ -75,17 +76,6 @@ class KernelCheck:
             self.failures.append(
                 f"{where}: {np.count_nonzero(off)} of {off.size} activations differ"
             )
-
-
-def _relative(made: np.ndarray, wanted: np.ndarray) -> float:
-    a, b = made.astype(np.float64), wanted.astype(np.float64)
-    same = (a == b) | (np.isnan(a) & np.isnan(b))
-    if same.all():
-        return 0.0
-    return float(
-        np.abs(np.where(same, 0, a - b)).max()
-        / max(np.abs(b[np.isfinite(b)]).max(initial=0), 1e-30)
-    )
 
 
 def check_kernels(folder: Path, entries: Mapping[str, Graph], probe: Arrays) -> dict[str, Any]:
