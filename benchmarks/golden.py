@@ -14,7 +14,7 @@ import argparse
 from pathlib import Path
 
 import numpy as np
-from safetensors.numpy import load_file
+from safetensors.numpy import load_file  # pyright: ignore[reportUnknownVariableType]
 
 import mmc
 from mmc.perplexity import negative_log_likelihood

@@ -1,9 +1,10 @@
-"""Write a Llama with random TQ2_0 or TQ1_0 weights for llama-bench: the peer of our random models.
+"""Write a Llama with random ternary weights for llama-bench: the peer of our random models.
 
     python benchmarks/make_llama_gguf.py 1.3b tq2_0 build/llama-1.3b-tq2_0.gguf
 
-Needs the package gguf.  Embedding and output are Q4_0, norms F32; the ternary digits are random and
-valid.  Shapes: width, layers and vocabulary of `make_random_model.py`, whose parameters it matches.
+Needs the package gguf.  The digits are random and the same for every type; norms are F32, embedding
+and output Q4_0, or F16 in a file of type f16, unless --outer says otherwise.  Shapes: width, layers
+and vocabulary of `make_random_model.py`, whose parameters it matches.
 """
 
 from __future__ import annotations
@@ -15,7 +16,12 @@ import gguf
 import numpy as np
 from make_random_model import SHAPES, intermediate_size
 
-TYPES = {"tq2_0": gguf.GGMLQuantizationType.TQ2_0, "tq1_0": gguf.GGMLQuantizationType.TQ1_0}
+TYPES = {
+    "tq2_0": gguf.GGMLQuantizationType.TQ2_0,
+    "tq1_0": gguf.GGMLQuantizationType.TQ1_0,
+    "q4_0": gguf.GGMLQuantizationType.Q4_0,
+    "f16": gguf.GGMLQuantizationType.F16,
+}
 HEAD = 128
 
 
@@ -23,7 +29,7 @@ def rows_of(
     random: np.random.Generator, n: int, k: int, kind: gguf.GGMLQuantizationType
 ) -> np.ndarray:
     """n rows of k random weights, quantised by gguf itself a few rows at a time."""
-    parts = []
+    parts: list[np.ndarray] = []
     for start in range(0, n, 1024):
         count = min(1024, n - start)
         weights = random.integers(-1, 2, (count, k)).astype(np.float32) * np.float32(0.02)
@@ -31,28 +37,36 @@ def rows_of(
     return np.concatenate(parts)
 
 
-def write(path: Path, width: int, layers: int, vocab: int, kind: gguf.GGMLQuantizationType) -> None:
-    """Write the whole model."""
-    random = np.random.default_rng(0)
-    wide = intermediate_size(width)
+def header(path: Path, width: int, layers: int, vocab: int) -> gguf.GGUFWriter:
+    """A file that knows its shape and has no tensors yet."""
     writer = gguf.GGUFWriter(path, "llama")
     writer.add_context_length(2048)
     writer.add_embedding_length(width)
     writer.add_block_count(layers)
-    writer.add_feed_forward_length(wide)
+    writer.add_feed_forward_length(intermediate_size(width))
     writer.add_head_count(width // HEAD)
     writer.add_head_count_kv(width // HEAD)
     writer.add_layer_norm_rms_eps(1e-6)
     writer.add_rope_dimension_count(HEAD)
     writer.add_vocab_size(vocab)
     writer.add_tokenizer_model("no_vocab")
+    return writer
+
+
+def write(
+    path: Path, shape: str, kind: gguf.GGMLQuantizationType, outer: gguf.GGMLQuantizationType
+) -> None:
+    """Write the whole model; outer is the type of embedding and output."""
+    width, layers, vocab = SHAPES[shape]
+    random = np.random.default_rng(0)
+    wide = intermediate_size(width)
+    writer = header(path, width, layers, vocab)
 
     def add(name: str, n: int, k: int, stored: gguf.GGMLQuantizationType) -> None:
         writer.add_tensor(name, rows_of(random, n, k, stored), raw_dtype=stored)
 
-    q4 = gguf.GGMLQuantizationType.Q4_0
-    add("token_embd.weight", vocab, width, q4)
-    add("output.weight", vocab, width, q4)
+    add("token_embd.weight", vocab, width, outer)
+    add("output.weight", vocab, width, outer)
     writer.add_tensor("output_norm.weight", np.ones(width, np.float32))
     for n in range(layers):
         for name in ("attn_q", "attn_k", "attn_v", "attn_output"):
@@ -76,8 +90,10 @@ def main() -> None:
     parser.add_argument("shape", choices=SHAPES)
     parser.add_argument("type", choices=TYPES)
     parser.add_argument("path", type=Path)
+    parser.add_argument("--outer", choices=TYPES, help="type of embedding and output")
     given = parser.parse_args()
-    write(given.path, *SHAPES[given.shape], TYPES[given.type])
+    outer = given.outer or ("f16" if given.type == "f16" else "q4_0")
+    write(given.path, given.shape, TYPES[given.type], TYPES[outer])
 
 
 if __name__ == "__main__":

@@ -2,8 +2,9 @@
 
     python benchmarks/make_random_model.py 370m build/random-370m
 
-Shapes: 370m, 1.3b, 2.7b (the released sizes, arXiv:2406.02528 table 1), or WIDTHxLAYERSxVOCAB such
-as 256x4x1000.  The weights mean nothing; sizes, files and speed are those of a real model.
+Shapes: 370m, 1.3b, 2.7b (the released sizes, arXiv:2406.02528 table 1), 2b-4t (width, layers,
+intermediate size and vocabulary of BitNet-b1.58-2B-4T, arXiv:2504.12285), or WIDTHxLAYERSxVOCAB
+such as 256x4x1000.  The weights mean nothing; sizes, files and speed are those of a real model.
 """
 
 from __future__ import annotations
@@ -16,7 +17,12 @@ from pathlib import Path
 import ml_dtypes
 import numpy as np
 
-SHAPES = {"370m": (1024, 24, 32000), "1.3b": (2048, 24, 32000), "2.7b": (2560, 32, 32000)}
+SHAPES = {
+    "370m": (1024, 24, 32000),
+    "1.3b": (2048, 24, 32000),
+    "2.7b": (2560, 32, 32000),
+    "2b-4t": (2560, 30, 128256),
+}
 
 
 def intermediate_size(width: int) -> int:
@@ -84,7 +90,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawTextHelpFormatter
     )
-    parser.add_argument("shape", help="370m, 1.3b, 2.7b or WIDTHxLAYERSxVOCAB")
+    parser.add_argument("shape", help=f"{', '.join(SHAPES)} or WIDTHxLAYERSxVOCAB")
     parser.add_argument("folder", type=Path)
     given = parser.parse_args()
     known = SHAPES.get(given.shape.lower())

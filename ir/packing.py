@@ -1,73 +1,135 @@
-"""Pack ternary matrices into bytes: 2 bits a weight, or 1.6 bits (five weights in a byte).
+"""Pack ternary matrices into bytes: 2, 1.67 or 1.6 bits a weight.
 
-Both layouts cut a matrix of n rows and k columns into tiles of 16 rows.  A tile is a run of blocks
-of 64 bytes; byte 4 * row + j of a block belongs to one row of the tile:
+Every layout cuts a matrix of n rows and k columns into tiles of 16 rows, one after the other.  A
+tile is a row of vectors of 64 bytes, and byte 4 * row + j of a vector belongs to one row of it:
 
                  byte 0    1    2    3  |  4    5    6    7  |   ...   | 60   61   62   63
                  row 0 j=0  j=1  j=2  j=3 | row 1 j=0 ...      |         | row 15 ...
 
-and holds one weight from each of S planes, S = 4 ("2bit") or 5 ("1.6bit"): plane s is column
-4 * S * block + 4 * s + j.  So four neighbouring columns of a row lie in four neighbouring bytes,
-and a block covers 16 or 20 columns.  With d_s = weight + 1, a digit in {0, 1, 2}, a byte holds
+Four neighbouring columns are a word; j is the column within it.  A block is the few vectors that
+together hold some words of 16 rows.  With d_w = weight + 1, a digit in {0, 1, 2}, of word w of the
+block (same row and j), the bytes are
 
-    "2bit"     d_0 + 4 d_1 + 16 d_2 + 64 d_3
-    "1.6bit"   ceil(256 v / 243) with v = 81 d_0 + 27 d_1 + 9 d_2 + 3 d_3 + d_4
+    "2bit"      4 words in 1 vector     d_0 + 4 d_1 + 16 d_2 + 64 d_3
+    "1.6bit"    5 words in 1 vector     ceil(256 v / 243), v = 81 d_0 + 27 d_1 + 9 d_2 + 3 d_3 + d_4
+    "1.67bit"  24 words in 5 vectors    eight codes c_i = d_3i + 3 d_3i+1 + 9 d_3i+2 of 5 bits:
+
+        bits     0 1 2 3 4       5     6     7
+        vector 0    c_0         c_5: bits 0, 1, 2
+        vector 1    c_1         c_6: bits 0, 1, 2
+        vector 2    c_2         c_7: bits 0, 1, 2
+        vector 3    c_3         c_5: bits 3, 4   c_7: bit 4
+        vector 4    c_4         c_7: bit 3       c_6: bits 3, 4
 
 The second is the fraction v / 243 in 8 bits: multiplying the byte by 3 moves d_0 into the carry
-and leaves, modulo 256, the byte of the remaining digits.  Rows are padded to a multiple of 16 and
-columns to a multiple of 16 or 20 with weight 0 (digit 1).
+and leaves, modulo 256, the byte of the remaining digits.  The third is for a byte shuffle: its
+codes are indices of tables that hold the digits.
+
+Rows are padded to a multiple of 16 and columns to whole blocks with weight 0 (digit 1).  "1.67bit"
+holds the columns after its last whole block in 2bit blocks.
 """
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Literal, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
 
-Layout: TypeAlias = Literal["2bit", "1.6bit"]
+Layout: TypeAlias = Literal["2bit", "1.67bit", "1.6bit"]
 
 TILE_ROWS = 16
-BLOCK_BYTES = 64
-PLANES: dict[Layout, int] = {"2bit": 4, "1.6bit": 5}
-"""Weights in a byte."""
+WORD_COLUMNS = 4
+VECTOR_BYTES = TILE_ROWS * WORD_COLUMNS
 
-MAX_COLUMNS: dict[Layout, int] = {"2bit": (1 << 19) - 1, "1.6bit": (1 << 15) - 1}
+MAX_COLUMNS: dict[Layout, int] = {
+    "2bit": (1 << 19) - 1,
+    "1.67bit": (1 << 19) - 1,
+    "1.6bit": (1 << 15) - 1,
+}
 """Most columns for which no 32 bit sum of a kernel overflows, whatever the activations.
 
 2bit: digits in the top bits of a byte weigh 64, and a quarter of the columns is in one sum:
-k / 4 * 64 * 2 * 128 < 2^31.  1.6bit: the result is formed times 256: k * 256 * 2 * 128 < 2^31.
+k / 4 * 64 * 2 * 128 < 2^31.  1.67bit: as its 2bit blocks.  1.6bit: the result is formed times 256:
+k * 256 * 2 * 128 < 2^31.
 """
 
 _CHUNK_BYTES = 1 << 20
 """Unpacked bytes worked on at a time: what is needed besides input and output stays this small."""
 
 
-def block_columns(layout: Layout) -> int:
-    """Return how many columns a block covers."""
-    return 4 * PLANES[layout]
+@dataclass(frozen=True)
+class Block:
+    """What a block of a layout holds: `words` of 16 rows in `vectors` of 64 bytes."""
+
+    words: int
+    vectors: int
+
+    @property
+    def columns(self) -> int:
+        return self.words * WORD_COLUMNS
+
+
+BLOCKS: dict[Layout, Block] = {"2bit": Block(4, 1), "1.67bit": Block(24, 5), "1.6bit": Block(5, 1)}
+
+
+@dataclass(frozen=True)
+class Run:
+    """`blocks` of one layout, one after the other in each tile, from a word and a vector on."""
+
+    layout: Layout
+    blocks: int
+    first_word: int
+    first_vector: int
+
+    @property
+    def words(self) -> int:
+        return self.blocks * BLOCKS[self.layout].words
+
+    @property
+    def vectors(self) -> int:
+        return self.blocks * BLOCKS[self.layout].vectors
+
+
+def runs(k: int, layout: Layout) -> tuple[Run, ...]:
+    """Return the runs that hold the columns of a tile: one, or two where "1.67bit" has a rest."""
+    if layout not in BLOCKS:
+        raise ValueError(f"the layout must be one of {', '.join(BLOCKS)}, not {layout!r}")
+    if layout != "1.67bit":
+        return (Run(layout, -(-k // BLOCKS[layout].columns), 0, 0),)
+    whole, rest = divmod(k, BLOCKS[layout].columns)
+    first = Run(layout, whole, 0, 0)
+    last = Run("2bit", -(-rest // BLOCKS["2bit"].columns), first.words, first.vectors)
+    return tuple(run for run in (first, last) if run.blocks)
+
+
+def tile_vectors(k: int, layout: Layout) -> int:
+    """Return the vectors of a tile."""
+    return sum(run.vectors for run in runs(k, layout))
 
 
 def packed_bytes(n: int, k: int, layout: Layout) -> int:
     """Return the size in bytes of a packed matrix of `n` rows and `k` columns."""
-    tiles, blocks = _tiles_and_blocks(n, k, layout)
-    return tiles * blocks * BLOCK_BYTES
+    return _tiles(n, k) * tile_vectors(k, layout) * VECTOR_BYTES
 
 
 def pack(trits: npt.NDArray[np.int8], layout: Layout) -> npt.NDArray[np.uint8]:
     """Pack an int8 matrix [n, k] of -1, 0 and 1 into bytes; ValueError for any other value."""
     n, k = trits.shape
-    tiles, blocks = _tiles_and_blocks(n, k, layout)
-    planes = PLANES[layout]
-    packed = np.empty((tiles, blocks, TILE_ROWS, 4), np.uint8)
-    for first, last in _chunks(tiles, blocks * block_columns(layout)):
+    tiles = _tiles(n, k)
+    words = max(run.first_word + run.words for run in runs(k, layout))
+    packed = np.empty((tiles, tile_vectors(k, layout), TILE_ROWS, WORD_COLUMNS), np.uint8)
+    for first, last in _chunks(tiles, words):
         rows = trits[first * TILE_ROWS : last * TILE_ROWS]
         if rows.min() < -1 or rows.max() > 1:
             raise ValueError("a ternary matrix may hold only -1, 0 and 1")
-        digits = np.ones(((last - first) * TILE_ROWS, blocks * block_columns(layout)), np.uint8)
+        digits = np.ones(((last - first) * TILE_ROWS, words * WORD_COLUMNS), np.uint8)
         np.add(rows, 1, out=digits[: len(rows), :k], casting="unsafe")
-        split = digits.reshape(last - first, TILE_ROWS, blocks, planes, 4)
-        packed[first:last] = _encode(split, layout).transpose(0, 2, 1, 3)
+        split = digits.reshape(last - first, TILE_ROWS, words, WORD_COLUMNS).swapaxes(1, 2)
+        for run in runs(k, layout):
+            coded = _encode(_part(split, run.first_word, run.words, run.blocks), run.layout)
+            _part(packed[first:last], run.first_vector, run.vectors, run.blocks)[:] = coded
     return packed.reshape(-1)
 
 
@@ -76,63 +138,96 @@ def unpack(packed: npt.NDArray[np.uint8], n: int, k: int, layout: Layout) -> npt
 
     ValueError for a wrong number of bytes and for a byte that encodes no weights.
     """
-    tiles, blocks = _tiles_and_blocks(n, k, layout)
+    tiles = _tiles(n, k)
     if packed.size != packed_bytes(n, k, layout):
         raise ValueError(
             f"a packed {layout} matrix of {n} x {k} has {packed_bytes(n, k, layout)} bytes, "
             f"not {packed.size}"
         )
-    weights, valid = _CODES[layout]
+    words = max(run.first_word + run.words for run in runs(k, layout))
     trits = np.empty((n, k), np.int8)
-    tile_bytes = packed.reshape(tiles, blocks, TILE_ROWS, 4)
-    for first, last in _chunks(tiles, blocks * block_columns(layout)):
-        codes = tile_bytes[first:last].transpose(0, 2, 1, 3)
-        if not valid[codes].all():
+    vectors = packed.reshape(tiles, -1, TILE_ROWS, WORD_COLUMNS)
+    for first, last in _chunks(tiles, words):
+        split = np.empty((last - first, words, TILE_ROWS, WORD_COLUMNS), np.uint8)
+        for run in runs(k, layout):
+            coded = _part(vectors[first:last], run.first_vector, run.vectors, run.blocks)
+            _part(split, run.first_word, run.words, run.blocks)[:] = _decode(coded, run.layout)
+        if split.max() > 2:
             raise ValueError(f"the bytes are not a packed {layout} matrix")
         rows = trits[first * TILE_ROWS : last * TILE_ROWS]
-        decoded = weights[codes].swapaxes(-1, -2)  # [tile, row, block, plane, j]
-        rows[:] = decoded.reshape((last - first) * TILE_ROWS, -1)[: len(rows), :k]
+        digits = split.swapaxes(1, 2).reshape((last - first) * TILE_ROWS, -1)
+        np.subtract(digits[: len(rows), :k], 1, out=rows, casting="unsafe")
     return trits
 
 
-def _tiles_and_blocks(n: int, k: int, layout: Layout) -> tuple[int, int]:
-    if layout not in PLANES:
-        raise ValueError(f"the layout must be one of {', '.join(PLANES)}, not {layout!r}")
+def _tiles(n: int, k: int) -> int:
     if n < 1 or k < 1:
         raise ValueError(f"a matrix must have at least one row and one column, not {n} x {k}")
-    return -(-n // TILE_ROWS), -(-k // block_columns(layout))
+    return -(-n // TILE_ROWS)
 
 
-def _chunks(tiles: int, columns: int) -> list[tuple[int, int]]:
+def _chunks(tiles: int, words: int) -> list[tuple[int, int]]:
     """Cut the tiles into runs of about `_CHUNK_BYTES` weights each."""
-    step = max(1, _CHUNK_BYTES // (TILE_ROWS * columns))
+    step = max(1, _CHUNK_BYTES // (VECTOR_BYTES * words))
     return [(first, min(first + step, tiles)) for first in range(0, tiles, step)]
 
 
+def _part(
+    tiles: npt.NDArray[np.uint8], start: int, count: int, blocks: int
+) -> npt.NDArray[np.uint8]:
+    """Return words or vectors [tile, start : start + count, row, j] by block, as a view.
+
+    [tile, block, word or vector of the block, row, j]
+    """
+    part = tiles[:, start : start + count]
+    stride = part.strides[1]
+    shape = (len(part), blocks, count // blocks, *part.shape[2:])
+    strides = (part.strides[0], stride * (count // blocks), stride, *part.strides[2:])
+    return np.lib.stride_tricks.as_strided(part, shape, strides)
+
+
 def _encode(digits: npt.NDArray[np.uint8], layout: Layout) -> npt.NDArray[np.uint8]:
-    """Turn digits [..., plane, j] into bytes [..., j]."""
-    base = 4 if layout == "2bit" else 3
-    order = range(PLANES[layout])
-    first, *rest = reversed(order) if layout == "2bit" else order
-    value = digits[..., first, :].copy()
-    for plane in rest:
-        value *= base
-        value += digits[..., plane, :]
-    return value if layout == "2bit" else _FRACTION[value]
+    """Turn digits [..., word, row, j] of blocks into vectors [..., vector, row, j]."""
+    d = np.moveaxis(digits, -3, 0)
+    if layout == "2bit":
+        return np.expand_dims(d[0] | d[1] << 2 | d[2] << 4 | d[3] << 6, -3)
+    if layout == "1.6bit":
+        value = ((d[0] * 3 + d[1]) * 3 + d[2]) * 3 + d[3]
+        return np.expand_dims(_FRACTION[value * 3 + d[4]], -3)
+    c = d[0::3] + 3 * d[1::3] + 9 * d[2::3]
+    vectors = c[:5].copy()
+    vectors[:3] |= c[5:] << 5
+    vectors[3] |= c[5] >> 3 << 5 | c[7] >> 4 << 7
+    vectors[4] |= c[6] >> 3 << 6 | (c[7] >> 3 & 1) << 5
+    return np.moveaxis(vectors, 0, -3)
 
 
-def _every_code(layout: Layout) -> tuple[npt.NDArray[np.int8], npt.NDArray[np.bool_]]:
-    """Return the weights [256, plane] of every byte, and which bytes encode weights at all."""
-    planes = PLANES[layout]
-    digits = np.indices((3,) * planes, np.uint8).reshape(planes, -1, 1).swapaxes(0, 1)
-    codes = _encode(digits, layout)[:, 0]
-    weights = np.zeros((256, planes), np.int8)
-    weights[codes] = digits[..., 0].astype(np.int8) - 1
-    valid = np.zeros(256, np.bool_)
-    valid[codes] = True
-    return weights, valid
+def _decode(vectors: npt.NDArray[np.uint8], layout: Layout) -> npt.NDArray[np.uint8]:
+    """Turn vectors [..., vector, row, j] into digits [..., word, row, j]; above 2: no digit."""
+    v = np.moveaxis(vectors, -3, 0)
+    if layout == "2bit":
+        digits = np.stack([v[0] >> 2 * word & 3 for word in range(4)])
+    elif layout == "1.6bit":
+        digits = np.moveaxis(_DIGITS[v[0]], -1, 0)
+    else:
+        c = np.concatenate([v & 31, v[:3] >> 5])
+        c[5] |= (v[3] >> 5 & 3) << 3
+        c[6] |= v[4] >> 6 << 3
+        c[7] |= (v[4] >> 5 & 1) << 3 | v[3] >> 7 << 4
+        digits = np.empty((24, *c.shape[1:]), np.uint8)
+        digits[0::3], digits[1::3], digits[2::3] = c % 3, c // 3 % 3, c // 9
+    return np.moveaxis(digits, 0, -3)
 
 
-# ceil(256 v / 243) for v < 243.
 _FRACTION = ((np.arange(243) * 256 + 242) // 243).astype(np.uint8)
-_CODES = {layout: _every_code(layout) for layout in PLANES}
+"""ceil(256 v / 243) for v < 243."""
+
+
+def _every_digit() -> npt.NDArray[np.uint8]:
+    """Return the digits [256, 5] of every 1.6bit byte, 255 for one that encodes none."""
+    digits = np.full((256, 5), 255, np.uint8)
+    digits[_FRACTION] = np.arange(243)[:, None] // 3 ** np.arange(4, -1, -1) % 3
+    return digits
+
+
+_DIGITS = _every_digit()

@@ -31,6 +31,7 @@ class DType(Enum):
     BOOL = "bool"
     TERNARY = "ternary"
     TERNARY_2BIT = "ternary_2bit"
+    TERNARY_1_67BIT = "ternary_1_67bit"
     TERNARY_1_6BIT = "ternary_1_6bit"
 
     def __str__(self) -> str:
@@ -59,7 +60,11 @@ class DType(Enum):
         return next(dtype for dtype, known in _LAYOUTS.items() if known == layout)
 
 
-_LAYOUTS: dict[DType, Layout] = {DType.TERNARY_2BIT: "2bit", DType.TERNARY_1_6BIT: "1.6bit"}
+_LAYOUTS: dict[DType, Layout] = {
+    DType.TERNARY_2BIT: "2bit",
+    DType.TERNARY_1_67BIT: "1.67bit",
+    DType.TERNARY_1_6BIT: "1.6bit",
+}
 
 _NUMPY: dict[DType, np.dtype[np.generic]] = {
     DType.F32: np.dtype(np.float32),
@@ -72,6 +77,7 @@ _NUMPY: dict[DType, np.dtype[np.generic]] = {
     DType.BOOL: np.dtype(np.bool_),
     DType.TERNARY: np.dtype(np.int8),
     DType.TERNARY_2BIT: np.dtype(np.uint8),
+    DType.TERNARY_1_67BIT: np.dtype(np.uint8),
     DType.TERNARY_1_6BIT: np.dtype(np.uint8),
 }
 

@@ -24,6 +24,7 @@ def compile(
     out: str | Path | None = None,
     dynamic_shapes: Any = None,
     weights: str | None = None,
+    mcpu: str | None = None,
     check: bool = False,
     no_fallback: bool = False,
     require_matmul_free: bool = False,
@@ -35,7 +36,8 @@ def compile(
     source: a directory in Hugging Face layout, or a module together with `example_inputs`.
     dynamic_shapes: as for torch.export; `Dim("B")` becomes the symbol B.
     out: where the artefact goes; a new folder in the temporary directory where it is None.
-    weights: "2bit" or "1.6bit" packing of ternary weights.
+    weights: packing of ternary weights: "2bit", "1.67bit", "1.6bit", or "auto" for the fastest.
+    mcpu: make code for this one LLVM processor ("znver4", "native") instead of for several.
     check: run every pass's graphs before and after on probe inputs, and every kernel.
     Raises MmcError; nothing half-written stays.
     """
@@ -49,6 +51,7 @@ def compile(
         no_fallback,
         require_matmul_free,
         None if dump_ir is None else Path(dump_ir),
+        mcpu=mcpu,
     )
     return compile_source(source, folder, options, progress, example_inputs, dynamic_shapes)
 

@@ -106,10 +106,12 @@ def write_artifact(
         progress("weights", 0.5)
         write_weights(folder / "weights.safetensors", weights, tensors)
         progress("code", 0.6)
-        built = target.build(contents.entries, tensors, folder, lambda name: progress(name, 0.7))
+        built = target.build(
+            contents.entries, tensors, folder, lambda name: progress(name, 0.7), options.build
+        )
         if options.check:
             progress("check kernels", 0.95)
-            _write_certificate(folder, contents, target)
+            _write_certificate(folder, contents, target, options)
         if contents.imported.tokenizer is not None:
             shutil.copyfile(contents.imported.tokenizer, folder / "tokenizer.json")
         manifest = _manifest(contents, weights, dict(built.facts))
@@ -171,11 +173,13 @@ def _one_sequence(count: Any) -> int:
     return bind_all(bind_dim(count, {"B": 1, "T": 1}))
 
 
-def _write_certificate(folder: Path, contents: Contents, target: Target) -> None:
+def _write_certificate(
+    folder: Path, contents: Contents, target: Target, options: CompileOptions
+) -> None:
     record = {
         "format": FORMAT,
         "passes": [check.record() for check in contents.checks],
-        "target": target.check(folder, contents.entries, probe=_probe(contents)),
+        "target": target.check(folder, contents.entries, _probe(contents), options.build),
     }
     _write_json(folder / "certificate.json", record)
 

@@ -125,7 +125,11 @@ def compile_command(
         str | None, typer.Option(help="Print what a pass (or `all`) changed, on stderr.")
     ] = None,
     weights: Annotated[
-        str | None, typer.Option(help="Packing of ternary weights: 2bit or 1.6bit.")
+        str | None, typer.Option(help="Packing of ternary weights: auto, 2bit, 1.67bit or 1.6bit.")
+    ] = None,
+    mcpu: Annotated[
+        str | None,
+        typer.Option(help="Code for one processor by its LLVM name, or native; not portable."),
     ] = None,
     no_fallback: Annotated[
         bool, typer.Option("--no-fallback", help="Fail where a part would take a slow path.")
@@ -142,7 +146,7 @@ def compile_command(
 
     folder = out or Path(f"{checkpoint.resolve().name}-{target}")
     options = CompileOptions(
-        target, weights, check, no_fallback, require_matmul_free, dump_ir, print_after
+        target, weights, check, no_fallback, require_matmul_free, dump_ir, print_after, mcpu
     )
     with _Bar() as bar:
         artifact = compile_source(checkpoint, folder, options, bar)
@@ -304,7 +308,11 @@ def targets_command(as_json: Json = False, debug: Debug = False) -> None:
         return print(
             json.dumps(
                 {
-                    n: {"problems": t.problems(), "about": t.capabilities.description}
+                    n: {
+                        "problems": t.problems(),
+                        "about": t.capabilities.description,
+                        "here": "" if t.problems() else t.here(),
+                    }
                     for n, t in found.items()
                 }
             )
@@ -313,6 +321,8 @@ def targets_command(as_json: Json = False, debug: Debug = False) -> None:
         problems = target.problems()
         print(f"{name:<12}{'works' if not problems else 'does not work: ' + '; '.join(problems)}")
         print(f"    {target.capabilities.description}")
+        if not problems and target.here():
+            print(f"    here: {target.here()}")
         if target.capabilities.weight_layouts:
             print(f"    --weights {' or '.join(target.capabilities.weight_layouts)}")
 

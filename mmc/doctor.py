@@ -26,9 +26,11 @@ def diagnose() -> Iterator[str]:
             yield f"missing  {package}: pip install {package}"
     yield f"ok       {platform.machine()}, {os.cpu_count()} CPUs"
     for name in TARGETS:
-        problems = load_target(name).problems()
+        target = load_target(name)
+        problems = target.problems()
+        here = f", {target.here()}" if not problems and target.here() else ""
         yield (
-            f"ok       target {name}"
+            f"ok       target {name}{here}"
             if not problems
             else f"missing  target {name}: {'; '.join(problems)}"
         )

@@ -19,7 +19,7 @@ from mmc.passes.base import Pass
 from mmc.passes.check import PassCheck, check_pass
 from mmc.passes.manager import PassManager, Step
 from mmc.passes.registry import PASSES, load_pass
-from mmc.targets.base import Target
+from mmc.targets.base import BuildOptions, Target
 from mmc.targets.registry import load_target
 
 if TYPE_CHECKING:
@@ -46,6 +46,12 @@ class CompileOptions:
     require_matmul_free: bool = False
     dump_ir: Path | None = None
     print_after: str | None = None
+    mcpu: str | None = None
+
+    @property
+    def build(self) -> BuildOptions:
+        """What concerns the target."""
+        return BuildOptions(self.mcpu, self.check)
 
 
 @dataclass
@@ -103,7 +109,9 @@ def compile_model(
 
 def refuse_early(out: Path, options: CompileOptions) -> None:
     """Raise MmcError for options that cannot work, before a model is loaded for minutes."""
-    _layout(_usable_target(options), options)
+    target = _usable_target(options)
+    target.refuse(options.build)
+    _layout(target, options)
     if options.print_after not in (None, "all", *PASSES):
         raise _no_such_pass(options.print_after)
     refuse_other_folder(out)
@@ -126,7 +134,7 @@ def _layout(target: Target, options: CompileOptions) -> str:
         raise MmcError(
             f"no weight layout {options.weights!r}", "--weights", f"one of {', '.join(known)}"
         )
-    return options.weights or known[0]
+    return options.weights or target.default_layout(options.build)
 
 
 def _entries(imported: Imported, target: Target) -> list[tuple[str, list[Pass]]]:

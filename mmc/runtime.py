@@ -47,7 +47,9 @@ def load(path: str | Path) -> Model | Module:
         raise MmcError(problems[0], f"target {target.name}", "see `mmc doctor`")
     kind = Model if artifact.manifest["kind"] == "causal_lm" else Module
     with own_world():
-        executable = target.load(artifact.path, artifact.manifest["entries"])
+        executable = target.load(
+            artifact.path, artifact.manifest["entries"], artifact.manifest["built"]
+        )
         return kind(artifact, executable)
 
 
@@ -69,6 +71,14 @@ class Module:
         made = self._executable.run("forward", arrays)
         outputs = tuple(like(inputs[0], array) if inputs else array for array in made.values())
         return outputs[0] if len(outputs) == 1 else outputs
+
+
+PIECE_ROWS = 192
+"""Tokens of a prompt, of all sequences together, that are worked on at a time.
+
+Enough for the speed of a prompt, few enough for what lies between two layers to stay small.  The
+state is carried from piece to piece, so no result depends on it.
+"""
 
 
 class Model:
@@ -132,8 +142,18 @@ class Model:
         """`prefill` from a state that is not empty."""
         tokens = self._tokens(ids)
         counts = self._lengths(lengths, tokens)
-        made = self._run("step", tokens, counts, state)
-        return like(ids, made["logits"][:, 0]), State({name: made[name] for name in self._states})
+        piece = max(1, PIECE_ROWS // len(tokens))
+        while counts.min() > piece:
+            _, state = self._step(tokens[:, :piece], np.full(len(tokens), piece), state)
+            tokens, counts = tokens[:, piece:], counts - piece
+        logits, state = self._step(tokens, counts, state)
+        return like(ids, logits), state
+
+    def _step(
+        self, tokens: np.ndarray, lengths: np.ndarray, state: State
+    ) -> tuple[np.ndarray, State]:
+        made = self._run("step", np.ascontiguousarray(tokens), lengths, state)
+        return made["logits"][:, 0], State({name: made[name] for name in self._states})
 
     def decode(self, token: Any, state: State) -> tuple[Any, State]:
         """Logits [B, V] after one more token [B] of each sequence, and the new state."""

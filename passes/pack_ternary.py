@@ -1,12 +1,13 @@
-"""Pack ternary matrices: 2 bits a weight, or 5 weights a byte (1.6 bits), in the target's tiles.
+"""Pack ternary matrices: 2, 1.67 or 1.6 bits a weight, in the tiles of `mmc.ir.packing`.
 
-3^5 = 243 of 256 values of a byte are used, 1.6 bits against the 1.585 that a trit carries.
+A trit carries 1.585 bits.  Fewer bytes are read faster and cost more instructions: "auto" weighs
+both for each matrix (`mmc.passes.layout_cost`).
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import ClassVar, TypeGuard
 
 from mmc.errors import MmcError
 from mmc.ir.graph import Graph, Mapped
@@ -14,53 +15,68 @@ from mmc.ir.op import Op, Value, origin
 from mmc.ir.ops.source import Weight
 from mmc.ir.ops.ternary import PackTernary as Pack
 from mmc.ir.ops.ternary import TernaryMatmul
-from mmc.ir.packing import MAX_COLUMNS, PLANES, Layout, packed_bytes
+from mmc.ir.packing import BLOCKS, MAX_COLUMNS, Layout, packed_bytes
 from mmc.ir.tensors import Tensors
 from mmc.ir.types import DType, static_shape
 from mmc.passes.base import Log, Pass
+from mmc.passes.layout_cost import costs, whole_bytes
+
+AUTO = "auto"
 
 
 @dataclass(frozen=True)
 class PackTernary(Pass):
-    """layout: "2bit" or "1.6bit"; a matrix too wide for 1.6bit gets 2bit."""
+    """layout: a layout, or "auto"; a matrix too wide for "1.6bit" gets "2bit"."""
 
     name: ClassVar[str] = "pack-ternary"
     layout: str = "2bit"
 
     def run(self, graph: Graph, tensors: Tensors, log: Log) -> tuple[Graph, Mapped]:
-        if self.layout not in PLANES:
+        if self.layout not in (AUTO, *BLOCKS):
             raise MmcError(
-                f"unknown layout {self.layout!r}", "pack-ternary", f"one of {', '.join(PLANES)}"
+                f"unknown layout {self.layout!r}", self.name, f"one of {', '.join((AUTO, *BLOCKS))}"
             )
+        matrices = {op.w for op in graph if isinstance(op, TernaryMatmul) and _packable(op.w)}
+        whole = whole_bytes([_shape(weight) for weight in matrices])
         packed: dict[Weight, Weight] = {}
 
         def step(old: Op, moved: Op) -> Value:
-            if not isinstance(moved, TernaryMatmul) or not isinstance(moved.w, Weight):
-                return moved
-            if moved.w.type.dtype is not DType.TERNARY:
+            if not isinstance(moved, TernaryMatmul) or not _packable(moved.w):
                 return moved
             if moved.w not in packed:
-                packed[moved.w] = self._pack(moved, moved.w, tensors, log)
+                packed[moved.w] = self._pack(moved, moved.w, whole, tensors, log)
             with origin(old.origin):
                 return TernaryMatmul(moved.x, packed[moved.w])
 
         return graph.map(step)
 
-    def _pack(self, op: Op, weight: Weight, tensors: Tensors, log: Log) -> Weight:
-        n, k = static_shape(weight.type.shape)
-        layout: Layout = (
-            "1.6bit" if self.layout == "1.6bit" and k <= MAX_COLUMNS["1.6bit"] else "2bit"
-        )
+    def _pack(self, op: Op, weight: Weight, whole: int, tensors: Tensors, log: Log) -> Weight:
+        n, k = _shape(weight)
+        layout, why = self._choose(n, k, whole)
         size = packed_bytes(n, k, layout)
-        log.fire(
-            op,
-            layout,
-            f"{weight.name} {n}x{k}: {size} bytes, {8 * size / (n * k):.3f} bits a weight",
-        )
+        bits = f"{layout}, {size} bytes, {8 * size / (n * k):.3f} bits a weight"
+        log.fire(op, layout, f"{weight.name} {n}x{k}: {bits}{why}")
         stem = weight.name.removesuffix(".trits")
         return tensors.add(
             f"{stem}.{layout}", weight.type.with_dtype(DType.packed(layout)), Pack(weight, layout)
         )
+
+    def _choose(self, n: int, k: int, whole: int) -> tuple[Layout, str]:
+        """The layout of a matrix, and the estimates that spoke for it."""
+        if self.layout == AUTO:
+            found = costs(n, k, whole)
+            return found[0].layout, f"; estimated microseconds: {', '.join(map(str, found))}"
+        wanted: Layout = next(layout for layout in BLOCKS if layout == self.layout)
+        return (wanted if k <= MAX_COLUMNS[wanted] else "2bit"), ""
+
+
+def _packable(weight: Value) -> TypeGuard[Weight]:
+    return isinstance(weight, Weight) and weight.type.dtype is DType.TERNARY
+
+
+def _shape(weight: Weight) -> tuple[int, int]:
+    n, k = static_shape(weight.type.shape)
+    return n, k
 
 
 PASS = PackTernary

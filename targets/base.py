@@ -9,6 +9,7 @@ from typing import Any, ClassVar, Protocol
 
 import numpy as np
 
+from mmc.errors import MmcError
 from mmc.ir.graph import Graph
 from mmc.ir.op import Op
 from mmc.ir.tensors import Tensors
@@ -23,7 +24,7 @@ class Capabilities:
 
     description: str
     weight_layouts: tuple[str, ...]
-    """Packed layouts of ternary matrices; the first is the default; empty where none is packed."""
+    """What `--weights` takes; empty where nothing is packed."""
     kernels: bool
     """True where operations are fused into kernels, False where they run one by one."""
 
@@ -32,8 +33,10 @@ class Capabilities:
 class BuildOptions:
     """What the user asked of a build."""
 
-    weights: str | None = None
-    """A weight layout; None for the target's default."""
+    mcpu: str | None = None
+    """The one processor to make code for; None for what the target makes by itself."""
+    check: bool = False
+    """Whether `Target.check` follows."""
 
 
 @dataclass(frozen=True)
@@ -69,21 +72,43 @@ class Target:
         """Why the target does not work on this machine; empty where it does."""
         return []
 
+    def here(self) -> str:
+        """What of this machine the target would use; empty where there is no choice."""
+        return ""
+
     def unsupported(self, graph: Graph) -> list[tuple[Op, str]]:
         """Operations that the target has no kernel for, with the reason."""
         return []
 
+    def default_layout(self, options: BuildOptions) -> str:
+        """The layout of ternary matrices where the user names none."""
+        return self.capabilities.weight_layouts[0]
+
+    def refuse(self, options: BuildOptions) -> None:
+        """Raise MmcError for options that cannot work here."""
+        if options.mcpu is not None:
+            raise MmcError(
+                f"target {self.name} makes no code for a processor", "--mcpu", "leave it out"
+            )
+
     def build(
-        self, entries: Mapping[str, Graph], tensors: Tensors, folder: Path, progress: Progress
+        self,
+        entries: Mapping[str, Graph],
+        tensors: Tensors,
+        folder: Path,
+        progress: Progress,
+        options: BuildOptions,
     ) -> Built:
         """Write what the target needs to run the entries into the folder."""
         raise NotImplementedError
 
-    def load(self, folder: Path, entries: Sequence[str]) -> Executable:
-        """Make a built folder ready to run."""
+    def load(self, folder: Path, entries: Sequence[str], built: Mapping[str, Any]) -> Executable:
+        """Make a built folder ready to run; `built` are the facts that `build` returned."""
         raise NotImplementedError
 
-    def check(self, folder: Path, entries: Mapping[str, Graph], probe: Arrays) -> dict[str, Any]:
+    def check(
+        self, folder: Path, entries: Mapping[str, Graph], probe: Arrays, options: BuildOptions
+    ) -> dict[str, Any]:
         """Compare every kernel with the interpreter on a probe; raise MmcError on a wrong one."""
         return {}
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import numpy as np
 
@@ -13,22 +13,38 @@ from mmc.ir.evaluate import evaluate
 from mmc.ir.graph import Graph
 from mmc.ir.tensors import Tensors
 from mmc.ir.text import parse
-from mmc.targets.base import Arrays, Built, Capabilities, Executable, Progress, Target, graph_file
+from mmc.targets.base import (
+    Arrays,
+    BuildOptions,
+    Built,
+    Capabilities,
+    Executable,
+    Progress,
+    Target,
+    graph_file,
+)
 from mmc.targets.weights_file import WeightsFile
 
 
 class ReferenceTarget(Target):
     name: ClassVar[str] = "reference"
     capabilities: ClassVar[Capabilities] = Capabilities(
-        "the interpreter in numpy: slow, runs every operation", ("2bit", "1.6bit"), kernels=False
+        "the interpreter in numpy: slow, runs every operation",
+        ("2bit", "1.67bit", "1.6bit"),
+        kernels=False,
     )
 
     def build(
-        self, entries: Mapping[str, Graph], tensors: Tensors, folder: Path, progress: Progress
+        self,
+        entries: Mapping[str, Graph],
+        tensors: Tensors,
+        folder: Path,
+        progress: Progress,
+        options: BuildOptions,
     ) -> Built:
         return Built()
 
-    def load(self, folder: Path, entries: Sequence[str]) -> Executable:
+    def load(self, folder: Path, entries: Sequence[str], built: Mapping[str, Any]) -> Executable:
         return _Interpreter(folder, entries)
 
 

@@ -64,9 +64,9 @@ class WeightsFile:
     offsets: Mapping[str, int]
 
     @staticmethod
-    def open(path: Path) -> WeightsFile:
-        """Map the file; raise MmcError where it is not one that `write_weights` wrote."""
-        content = np.memmap(path, np.uint8, mode="c")
+    def open(path: Path, copy: np.ndarray | None = None) -> WeightsFile:
+        """Map the file, or use a copy of it; MmcError where `write_weights` did not write it."""
+        content = np.memmap(path, np.uint8, mode="c") if copy is None else copy
         length = int.from_bytes(content[:8].tobytes(), "little")
         if 8 + length > content.size:
             raise MmcError("is truncated", str(path), "compile again")

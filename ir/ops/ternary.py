@@ -180,7 +180,7 @@ class PackTernary(Op, mnemonic="pack_ternary"):
 
     def infer(self) -> TensorType:
         self.require(self.t.type.dtype is DType.TERNARY, f"t is {self.t.type}")
-        self.require(self.layout in packing.PLANES, f"unknown layout {self.layout!r}")
+        self.require(self.layout in packing.BLOCKS, f"unknown layout {self.layout!r}")
         return self.t.type.with_dtype(DType.packed(self.layout))
 
     def reference(self, t: np.ndarray) -> np.ndarray:

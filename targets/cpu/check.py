@@ -23,7 +23,7 @@ from mmc.ir.ops.recurrence import Kernel
 from mmc.targets.base import Arrays
 from mmc.targets.cpu.build import build_object
 from mmc.targets.cpu.executable import Arenas, CpuExecutable
-from mmc.targets.cpu.features import choose_isa
+from mmc.targets.cpu.processor import Processor
 from mmc.targets.tvm.loader import Program
 from mmc.targets.tvm.plan import Plan
 from mmc.targets.weights_file import WeightsFile
@@ -78,13 +78,15 @@ class KernelCheck:
             )
 
 
-def check_kernels(folder: Path, entries: Mapping[str, Graph], probe: Arrays) -> dict[str, Any]:
+def check_kernels(
+    folder: Path, entries: Mapping[str, Graph], probe: Arrays, processor: Processor
+) -> dict[str, Any]:
     """Compare every kernel of every entry; raise MmcError where one is wrong."""
     weights = WeightsFile.open(folder / "weights.safetensors")
     plans = {name: Plan(graph, keep_all=True) for name, graph in entries.items()}
-    code, _ = build_object(list(plans.values()), weights.offsets, choose_isa())
+    code, _ = build_object(list(plans.values()), weights.offsets, processor)
     executable = CpuExecutable(Program(code), weights, plans)
-    check = KernelCheck(choose_isa())
+    check = KernelCheck(processor.isa)
     for name, plan in plans.items():
         _check_entry(check, plan, executable.call(name, probe))
     if check.failures:

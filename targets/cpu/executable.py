@@ -20,7 +20,7 @@ from mmc.ir.ops.source import Weight
 from mmc.ir.text import parse
 from mmc.ir.types import static_shape
 from mmc.targets.base import Arrays, graph_file
-from mmc.targets.cpu.features import choose_isa
+from mmc.targets.cpu.huge_pages import in_huge_pages
 from mmc.targets.tvm.loader import Program, aligned_zeros, as_tensor, set_threads
 from mmc.targets.tvm.plan import Plan, root_of, storage_type, symbols_of
 from mmc.targets.weights_file import WeightsFile
@@ -63,7 +63,31 @@ class Geometry:
         self.arena_bytes = {name: offsets[-1] for name, offsets in self.offsets.items()}
         self._places: dict[Value, Place] = {}
         self._shapes: dict[Value, tuple[int, ...]] = {}
-        self.inputs = [(op.name, self.place(op)) for op in plan.graph.inputs]
+        self.records = {
+            "inputs": self._record("inputs", [(op.name, op) for op in plan.graph.inputs]),
+            "outputs": self._record("outputs", plan.graph.outputs),
+        }
+
+    def _record(self, arena: str, values: Sequence[tuple[str, Value]]) -> np.dtype[np.void]:
+        """An arena as one record: NumPy then finds a value in one step, which decoding needs.
+
+        Its fields are the values that lie there without padding.
+        """
+        fields: dict[str, tuple[object, int]] = {}
+        for name, value in values:
+            root = root_of(value)
+            if root in self.plan.locations:
+                place = self.place(root)
+                shape = self.shape(value)
+                whole = place.arena == arena and place.stored == place.shape
+                if shape and whole and place.dtype.isbuiltin == 1:  # a scalar would be no array
+                    fields[name] = (place.dtype, shape), place.start
+        return np.dtype({
+            "names": list(fields),
+            "formats": [form for form, _ in fields.values()],
+            "offsets": [start for _, start in fields.values()],
+            "itemsize": self.arena_bytes[arena],
+        })  # fmt: skip
 
     def place(self, value: Value) -> Place:
         """The place of a value that is neither a weight nor a reshape."""
@@ -112,11 +136,12 @@ class CpuExecutable:
         self.use_threads(default_threads())
 
     @staticmethod
-    def open(folder: Path, entries: Sequence[str]) -> CpuExecutable:
-        """Link the code for the best instruction set that the processor has."""
+    def open(folder: Path, entries: Sequence[str], code: str) -> CpuExecutable:
+        """Link the object file of that name."""
         graphs = {e: parse((folder / graph_file(e)).read_text(), graph_file(e)) for e in entries}
-        weights = WeightsFile.open(folder / "weights.safetensors")
-        program = Program(folder / "lib" / f"{choose_isa()}.o")
+        file = folder / "weights.safetensors"
+        weights = WeightsFile.open(file, in_huge_pages(file))
+        program = Program(folder / "lib" / f"{code}.o")
         return CpuExecutable(
             program, weights, {name: Plan(graph) for name, graph in graphs.items()}
         )
@@ -139,8 +164,7 @@ class CpuExecutable:
 
     def run(self, entry: str, inputs: Arrays) -> dict[str, np.ndarray]:
         """The outputs of an entry; the arrays are views of one fresh block of memory."""
-        arenas = self.call(entry, inputs)
-        return {name: arenas.read(value) for name, value in self.plans[entry].graph.outputs}
+        return self.call(entry, inputs).outputs()
 
     def call(self, entry: str, inputs: Arrays) -> Arenas:
         """Run an entry and hand over its arenas."""
@@ -150,11 +174,11 @@ class CpuExecutable:
             self._workspace = aligned_zeros(size["workspace"])
         memory = {name: aligned_zeros(size[name]) for name in ("inputs", "outputs")}
         memory["workspace"] = self._workspace
-        for name, place in geometry.inputs:
-            place.array(memory)[...] = inputs[name]
+        arenas = Arenas(geometry, memory, self.weights)
+        arenas.fill(inputs)
         tensors = (as_tensor(memory[name]) for name in ("inputs", "outputs", "workspace"))
         self.program[entry](self._mapped, *tensors, *geometry.sizes)
-        return Arenas(geometry, memory, self.weights)
+        return arenas
 
     def _geometry(self, entry: str, inputs: Arrays) -> Geometry:
         """The geometry for the shapes of the inputs; raise MmcError where they do not fit."""
@@ -174,6 +198,28 @@ class Arenas:
     geometry: Geometry
     memory: Mapping[str, np.ndarray]
     weights: WeightsFile
+
+    def fill(self, inputs: Arrays) -> None:
+        """Write the inputs."""
+        names = self.geometry.records["inputs"].names or ()
+        record = self._record("inputs") if names else None
+        for op in self.geometry.plan.graph.inputs:
+            if record is not None and op.name in names:
+                record[op.name] = inputs[op.name]
+            else:
+                self.geometry.place(op).array(self.memory)[...] = inputs[op.name]
+
+    def outputs(self) -> dict[str, np.ndarray]:
+        """The outputs by name."""
+        names = self.geometry.records["outputs"].names or ()
+        record = self._record("outputs") if names else None
+        return {
+            name: record[name] if record is not None and name in names else self.read(value)
+            for name, value in self.geometry.plan.graph.outputs
+        }
+
+    def _record(self, arena: str) -> np.void:
+        return self.memory[arena].view(self.geometry.records[arena])[0]
 
     def read(self, value: Value) -> np.ndarray:
         """A value of the graph, where it lies."""

@@ -10,11 +10,21 @@ from typing import Literal
 
 from mmc.errors import MmcError
 
-Isa = Literal["avx512_vnni", "portable"]
+Isa = Literal["avx512_vnni", "avx_vnni", "avx2", "portable"]
+
+_AVX2 = frozenset({
+    "pni", "ssse3", "sse4_1", "sse4_2", "popcnt", "avx", "avx2", "bmi1", "bmi2", "abm", "movbe",
+    "f16c", "fma",
+})  # fmt: skip
+_AVX512 = frozenset({
+    "avx512f", "avx512bw", "avx512cd", "avx512dq", "avx512vl", "avx512vbmi",
+})  # fmt: skip
 
 ISA_FLAGS: dict[Isa, frozenset[str]] = {
-    "avx512_vnni": frozenset({"avx512f", "avx512bw", "avx512dq", "avx512vl", "avx512_vnni"}),
-    "portable": frozenset({"avx2", "fma", "bmi2", "f16c"}),
+    "avx512_vnni": _AVX2 | _AVX512 | {"avx512_vnni"},
+    "avx_vnni": _AVX2 | {"avx_vnni"},
+    "avx2": _AVX2,
+    "portable": frozenset(),
 }
 """Instruction sets, best first, and the flags of /proc/cpuinfo that each needs."""
 
@@ -32,22 +42,37 @@ def cpu_flags() -> frozenset[str]:
 
 
 def choose_isa() -> Isa:
-    """The best instruction set that this processor has; raise MmcError where it has none."""
+    """The best instruction set that this processor has; raise MmcError where it is forced away."""
     forced = os.environ.get(FORCE)
-    allowed: list[Isa] = [isa for isa in ISA_FLAGS if forced is None or isa == forced]
-    if not allowed:
-        known = ", ".join(ISA_FLAGS)
-        raise MmcError(f"unknown instruction set {forced!r}", FORCE, f"one of {known}")
-    for isa in allowed:
-        if not ISA_FLAGS[isa] - cpu_flags():
-            return isa
-    wanted = allowed[-1]
-    missing = ", ".join(sorted(ISA_FLAGS[wanted] - cpu_flags()))
-    raise MmcError(
-        f"this processor lacks {missing}, which {wanted} code needs",
-        "target cpu",
-        "use --target reference",
-    )
+    if forced is None:
+        return best_isa(cpu_flags())
+    if forced not in ISA_FLAGS:
+        raise MmcError(
+            f"unknown instruction set {forced!r}", FORCE, f"one of {', '.join(ISA_FLAGS)}"
+        )
+    require_flags(ISA_FLAGS[forced], f"{FORCE}={forced}", FORCE, f"unset {FORCE}")
+    return forced
+
+
+def best_isa(flags: frozenset[str]) -> Isa:
+    """The best instruction set for a processor with these flags."""
+    return next(isa for isa, needed in ISA_FLAGS.items() if needed <= flags)
+
+
+def require_flags(needed: frozenset[str], what: str, where: str, hint: str) -> None:
+    """Raise MmcError where this processor lacks a flag that `what` needs."""
+    if missing := sorted(needed - cpu_flags()):
+        raise MmcError(
+            f"this processor lacks {', '.join(missing)}, which {what} needs", where, hint
+        )
+
+
+def require_only(mcpu: str, needed: frozenset[str]) -> None:
+    """Raise MmcError where an artefact that was compiled for one processor does not run here."""
+    if FORCE in os.environ:
+        raise MmcError(f"the artefact holds code for {mcpu} alone", FORCE, f"unset {FORCE}")
+    hint = "compile without --mcpu, or with --mcpu native"
+    require_flags(needed, f"code for {mcpu}", f"lib/{mcpu}.o", hint)
 
 
 def processor_problems() -> list[str]:

@@ -15,16 +15,29 @@ from mmc.ir.op import Op
 from mmc.ir.ops.recurrence import Kernel
 from mmc.ir.ops.ternary import TernaryMatmul
 from mmc.ir.tensors import Tensors
-from mmc.targets.base import Arrays, Built, Capabilities, Executable, Progress, Target
-from mmc.targets.cpu.features import ISA_FLAGS, processor_problems
+from mmc.targets.base import (
+    Arrays,
+    BuildOptions,
+    Built,
+    Capabilities,
+    Executable,
+    Progress,
+    Target,
+)
+from mmc.targets.cpu.features import (
+    choose_isa,
+    processor_problems,
+    require_flags,
+    require_only,
+)
 from mmc.targets.weights_file import WeightsFile
 
 
 class CpuTarget(Target):
     name: ClassVar[str] = "cpu"
     capabilities: ClassVar[Capabilities] = Capabilities(
-        "x86-64 through TVM and LLVM: AVX-512 VNNI, or AVX2 where that is missing",
-        ("2bit", "1.6bit"),
+        "x86-64 through TVM and LLVM: AVX-512 VNNI, AVX-VNNI, AVX2, or neither",
+        ("auto", "2bit", "1.67bit", "1.6bit"),
         kernels=True,
     )
 
@@ -55,32 +68,74 @@ class CpuTarget(Target):
                 ]
         return wrong
 
+    def here(self) -> str:
+        return f"instruction set {choose_isa()}"
+
+    def default_layout(self, options: BuildOptions) -> str:
+        """Without AVX-512 the denser layouts cost more instructions than they save bytes."""
+        from mmc.targets.cpu.processor import processor_named
+
+        isa = choose_isa() if options.mcpu is None else processor_named(options.mcpu).isa
+        return "auto" if isa == "avx512_vnni" else "2bit"
+
+    def refuse(self, options: BuildOptions) -> None:
+        if options.mcpu is None:
+            return
+        from mmc.targets.cpu.processor import processor_named
+
+        processor = processor_named(options.mcpu)
+        if options.check:
+            require_flags(processor.flags, f"code for {options.mcpu}", "--check", "leave it out")
+
     def build(
-        self, entries: Mapping[str, Graph], tensors: Tensors, folder: Path, progress: Progress
+        self,
+        entries: Mapping[str, Graph],
+        tensors: Tensors,
+        folder: Path,
+        progress: Progress,
+        options: BuildOptions,
     ) -> Built:
         from mmc.targets.cpu.build import build_object
+        from mmc.targets.cpu.processor import PROCESSORS, Processor, processor_named
         from mmc.targets.tvm.plan import Plan
 
         offsets = WeightsFile.open(folder / "weights.safetensors").offsets
         (folder / "lib").mkdir()
+        chosen: dict[str, Processor] = {**PROCESSORS}
+        if options.mcpu is not None:
+            processor = processor_named(options.mcpu)
+            chosen = {processor.mcpu: processor}
         sizes: dict[str, int] = {}
         kernels = 0
-        for isa in ISA_FLAGS:
-            progress(f"code for {isa}")
-            code, kernels = build_object([Plan(graph) for graph in entries.values()], offsets, isa)
-            (folder / "lib" / f"{isa}.o").write_bytes(code)
-            sizes[isa] = len(code)
-        return Built({"instruction_sets": sizes, "distinct_kernels": kernels})
+        for name, processor in chosen.items():
+            progress(f"code for {name}")
+            plans = [Plan(graph) for graph in entries.values()]
+            code, kernels = build_object(plans, offsets, processor)
+            (folder / "lib" / f"{name}.o").write_bytes(code)
+            sizes[name] = len(code)
+        facts = {"instruction_sets": sizes, "distinct_kernels": kernels}
+        if options.mcpu is not None:
+            ((name, processor),) = chosen.items()
+            facts |= {"mcpu": name, "cpu_flags": sorted(processor.flags)}
+        return Built(facts)
 
-    def load(self, folder: Path, entries: Sequence[str]) -> Executable:
+    def load(self, folder: Path, entries: Sequence[str], built: Mapping[str, Any]) -> Executable:
         from mmc.targets.cpu.executable import CpuExecutable
 
-        return CpuExecutable.open(folder, entries)
+        if "mcpu" not in built:
+            return CpuExecutable.open(folder, entries, choose_isa())
+        require_only(built["mcpu"], frozenset(built["cpu_flags"]))
+        return CpuExecutable.open(folder, entries, built["mcpu"])
 
-    def check(self, folder: Path, entries: Mapping[str, Graph], probe: Arrays) -> dict[str, Any]:
+    def check(
+        self, folder: Path, entries: Mapping[str, Graph], probe: Arrays, options: BuildOptions
+    ) -> dict[str, Any]:
         from mmc.targets.cpu.check import check_kernels
+        from mmc.targets.cpu.processor import PROCESSORS, processor_named
 
-        return check_kernels(folder, entries, probe)
+        named = None if options.mcpu is None else processor_named(options.mcpu)
+        processor = named or PROCESSORS[choose_isa()]
+        return check_kernels(folder, entries, probe, processor)
 
 
 TARGET = CpuTarget()

@@ -1,193 +1,218 @@
 # pyright: basic
 # Every value here is a TIR expression, which TVM does not type.
-"""The ternary matmul on AVX-512 with VNNI.
+"""The ternary matmul on AVX-512 with VNNI and VBMI.
 
-vpdpbusd adds the products of 64 unsigned and 64 signed bytes to 16 int32.
+vpdpbusd adds the products of 64 unsigned and 64 signed bytes to 16 int32; vpermb looks 64 bytes up
+in a table of 64.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
+import numpy as np
 from tvm.script.ir_builder import tirx as T
 
-from mmc.ir.packing import BLOCK_BYTES
+from mmc.ir.packing import BLOCKS, VECTOR_BYTES, Layout, Run
 from mmc.targets.cpu.ternary_tile import (
-    SUMMED_ROWS,
     Matrix,
     Vector,
     put,
     row_sums,
     splat,
     store_tile,
-    unpack_digits,
     zero_registers,
 )
 
-# Up to this many rows of q are multiplied with the packed weights; from there on unpacking pays.
-_GEMV_ROWS = 5
+_FEW_ROWS: dict[Layout, int] = {"2bit": 24, "1.67bit": 24, "1.6bit": 8}
+"""Up to this many rows of q are multiplied as the weights are read; more pay for a panel."""
 
-# The sums of 4 tiles x 6 rows take 24 of the 32 vector registers.
-_GEMM_ROWS = 6
-_GEMM_TILES = 4
+_GROUP_ROWS = 8
+"""Few rows are taken in groups of this many: eight sums that take turns, a digit read once."""
 
-_PREFETCH_BLOCKS = 64
+# 4 tiles x 6 rows of sums are 24 of the 32 vector registers.
+_PANEL_TILES = 4
+_PANEL_ROWS = 6
 
-_VPDPBUSD = "llvm.x86.avx512.vpdpbusd.512"
+_PART_ROWS = 40 * _PANEL_ROWS
+"""Rows of q that all panels are multiplied with before the next: they stay in the second cache."""
 
-# LLVM would rewrite a chain of multiplications by 3 as several slower ones by 9, 27, ...
-_TRIPLE = """
-define linkonce_odr <64 x i8> @mmc_triple(<64 x i8> %b) alwaysinline nounwind readnone {
-  %r = call <64 x i8> asm "vpaddb $1, $1, $0\\0A\\09vpaddb $1, $0, $0", "=&v,v"(<64 x i8> %b)
-    nounwind memory(none)
-  ret <64 x i8> %r
-}
-"""
+_CHAINS = 16
+"""Sums that take turns, so that a dot product need not wait for the one before (4 or 5 cycles)."""
+
+_PREFETCH_BYTES = 4096
 
 
 def write(matrix: Matrix, weights: Any, q: Any, acc: Any, rows: Any) -> None:
-    """The kernel's statements: stream the packed weights for few rows, unpack them for many."""
-    with T.attr(T.int32(0), "pragma_import_llvm", _TRIPLE), T.If(rows <= _GEMV_ROWS):
+    """The kernel's statements: multiply as the weights are read, or unpack them for many rows."""
+    with (
+        T.attr(T.int32(0), "pragma_import_llvm", _IMPORTED),
+        T.If(rows <= _FEW_ROWS[matrix.layout]),
+    ):
         with T.Then():
-            _gemv(matrix, weights, q, acc, rows)
+            _few_rows(matrix, weights, q, acc, rows)
         with T.Else():
-            _gemm(matrix, weights, q, acc, rows)
+            _many_rows(matrix, weights, q, acc, rows)
+
+
+def _few_rows(matrix: Matrix, weights: Any, q: Any, acc: Any, rows: Any) -> None:
+    """One tile after the other with all rows; nothing that is unpacked is written to memory.
+
+    The weights are read once, in the order of memory, prefetched further ahead than the hardware
+    alone does.  Bound: reading them for one row; for several, a dot product for each word and row.
+    """
+    sums = row_sums(matrix, q, T.int64(0), rows)
+    with T.parallel(0, matrix.tiles) as tile:
+
+        def multiply(first: Any, height: int) -> None:
+            start = T.Bind(first * matrix.q_words)
+            results = (_stream if height == 1 else _block)(matrix, weights, tile, q, start, height)
+            for row, result in enumerate(results):
+                total = T.Bind(result - splat(sums[first + row], 16, "int32"))
+                store_tile(matrix, acc, first + row, tile, total)
+
+        _in_groups(rows, _GROUP_ROWS, multiply)
+
+
+def _in_groups(count: Any, size: int, multiply: Callable[[Any, int], None]) -> None:
+    """Call `multiply(first, height)` for rows 0 to `count`: groups of `size`, then 4, 2 and 1."""
+    groups = T.Bind(T.floordiv(count, size))
+    with T.serial(0, groups) as group:
+        multiply(group * size, size)
+    rest = T.Bind(count - groups * size)
+    for height in (4, 2, 1):
+        with T.If(T.floormod(T.floordiv(rest, height), 2) == 1), T.Then():
+            taken = T.floordiv(rest, 2 * height) * (2 * height)
+            multiply(groups * size + taken, height)
 
 
 def _dot(register: Any, digits: Vector, word: Vector) -> None:
     """Add digits times a word of q to 16 sums."""
     unsigned, signed = T.reinterpret("int8x64", digits), T.reinterpret("int8x64", word)
-    put(register, T.call_llvm_pure_intrin("int32x16", _VPDPBUSD, register[0], unsigned, signed))
+    name = "llvm.x86.avx512.vpdpbusd.512"
+    put(register, T.call_llvm_pure_intrin("int32x16", name, register[0], unsigned, signed))
 
 
-def _gemv(matrix: Matrix, weights: Any, q: Any, acc: Any, rows: Any) -> None:
-    """Few rows: stream the packed weights once, two tiles side by side sharing the words of q.
+def _load(matrix: Matrix, run: Run, weights: Any, tile: Any, block: Any) -> list[Vector]:
+    """Load the vectors of a block, and prefetch as many; past a tile the next one follows."""
+    count = BLOCKS[run.layout].vectors
+    vector = tile * matrix.tile_vectors + run.first_vector + block * count
+    start = T.Bind(vector * VECTOR_BYTES)
+    read, first_level, data = T.int32(0), T.int32(3), T.int32(1)
+    loaded: list[Vector] = []
+    for offset in range(0, count * VECTOR_BYTES, VECTOR_BYTES):
+        ahead = T.address_of(weights[start + offset + _PREFETCH_BYTES])
+        T.evaluate(T.call_llvm_intrin("void", "llvm.prefetch", ahead, read, first_level, data))
+        loaded.append(T.Bind(weights.vload([start + offset], "uint8x64")))
+    return loaded
 
-    Nothing is unpacked.  Bound: memory bandwidth; per 64 bytes, 4 ("2bit") or 10 ("1.6bit") dot
-    products.  The weights are prefetched further ahead than the hardware alone does.
 
-    2bit: the bits of plane s stay where they are; the sum is 4^s times too large, and is shifted
-    once at the end.  1.6bit: with b_0 the byte and b_{s+1} = 3 b_s modulo 256, the digit of plane
-    s is (3 b_s - b_{s+1}) / 256; the dot products with b_s and b_{s+1} are summed separately.
+def _stream(matrix: Matrix, weights: Any, tile: Any, q: Any, start: Any, _: int) -> list[Vector]:
+    """A tile with one row of q: as few instructions as the reading of the weights hides.
+
+    2bit: the bits of a word stay where they are; its sum is 4^s times too large, and is shifted
+    once at the end.  1.6bit: with b_0 the byte and b_{s+1} = 3 b_s modulo 256, digit s is
+    (3 b_s - b_{s+1}) / 256; the dot products with b_s and b_{s+1} are summed apart.
     """
-    accumulate = _stream_2bit if matrix.layout == "2bit" else _stream_1_6bit
-    sums = row_sums(matrix, q, T.int64(0), rows)
-    tile_bytes = matrix.blocks * BLOCK_BYTES
-    with T.parallel(0, -(-matrix.tiles // 2)) as pair, T.serial(0, rows) as row:
-        # Of an odd number of tiles the last is its own partner.
-        tiles = [pair * 2, T.min(pair * 2 + 1, matrix.tiles - 1)]
-        starts = [T.Bind(tile * tile_bytes) for tile in tiles]
-        results = accumulate(matrix, weights, starts, q, row * matrix.q_words)
-        for tile, result in zip(tiles, results, strict=True):
-            total = T.Bind(result - splat(sums[row], 16, "int32"))
-            store_tile(matrix, acc, row, tile, total)
+    total = splat(0, 16, "int32")
+    for run in matrix.runs:
+        words = BLOCKS[run.layout].words
+        registers = zero_registers({"2bit": 4, "1.67bit": 8, "1.6bit": 10}[run.layout])
+        with T.serial(0, run.blocks) as block:
+            vectors = _load(matrix, run, weights, tile, block)
+            factors = _factors(run.layout, vectors)
+            for word in range(words):
+                spread = T.Bind(T.broadcast(q[start + run.first_word + block * words + word], 16))
+                for register, factor in factors[word]:
+                    _dot(registers[register], factor, spread)
+        total = total + _combine(run.layout, [register[0] for register in registers])
+    return [total]
 
 
-def _prefetch_distance(matrix: Matrix, block: Any) -> Any:
-    """Return how many bytes ahead to prefetch when two tiles are read side by side.
-
-    After the end of a tile comes the tile after the next; short tiles wait for whole pairs.
-    """
-    tile_bytes, ahead = matrix.blocks * BLOCK_BYTES, _PREFETCH_BLOCKS * BLOCK_BYTES
-    if matrix.blocks <= _PREFETCH_BLOCKS:
-        return -(-ahead // (2 * tile_bytes)) * 2 * tile_bytes
-    ends = block >= matrix.blocks - _PREFETCH_BLOCKS
-    return T.Bind(T.Select(ends, T.int32(ahead + tile_bytes), T.int32(ahead)))
-
-
-def _load_and_prefetch(weights: Any, offset: Any, ahead: Any) -> Vector:
-    address = T.address_of(weights[offset + ahead])
-    read, second_level, data = T.int32(0), T.int32(2), T.int32(1)
-    T.evaluate(T.call_llvm_intrin("void", "llvm.prefetch", address, read, second_level, data))
-    return T.Bind(weights.vload([offset], "uint8x64"))
+def _factors(layout: Layout, vectors: list[Vector]) -> list[list[tuple[int, Vector]]]:
+    """For each word, the bytes that its word of q is multiplied with, and the sum they go to."""
+    if layout == "1.67bit":
+        return [[(word % 8, digits)] for word, digits in enumerate(_digits(layout, vectors))]
+    (byte,) = vectors
+    if layout == "2bit":
+        return [[(word, byte & splat(3 << 2 * word, 64, "uint8"))] for word in range(4)]
+    chain = [byte]
+    for _ in range(5):
+        chain.append(T.Bind(T.call_pure_extern("uint8x64", "mmc_triple", chain[-1])))
+    return [[(word, chain[word]), (5 + word, chain[word + 1])] for word in range(5)]
 
 
-def _load_pair(matrix: Matrix, weights: Any, starts: list[Any], block: Any) -> list[Vector]:
-    ahead = _prefetch_distance(matrix, block)
-    return [_load_and_prefetch(weights, start + block * BLOCK_BYTES, ahead) for start in starts]
-
-
-def _stream_2bit(
-    matrix: Matrix, weights: Any, starts: list[Any], q: Any, q_start: Any
-) -> list[Vector]:
-    sums = [zero_registers(4) for _ in starts]
-    with T.serial(0, matrix.blocks) as block:
-        packed = _load_pair(matrix, weights, starts, block)
-        for plane in range(4):
-            word = T.Bind(T.broadcast(q[q_start + block * 4 + plane], 16))
-            for tile, byte in enumerate(packed):
-                _dot(sums[tile][plane], byte & splat(3 << 2 * plane, 64, "uint8"), word)
-    return [
-        sum((T.shift_right(p[s][0], splat(2 * s, 16, "int32")) for s in (1, 2, 3)), p[0][0])
-        for p in sums
-    ]
-
-
-def _stream_1_6bit(
-    matrix: Matrix, weights: Any, starts: list[Any], q: Any, q_start: Any
-) -> list[Vector]:
-    before = [zero_registers(5) for _ in starts]
-    after = [zero_registers(5) for _ in starts]
-    with T.serial(0, matrix.blocks) as block:
-        packed = _load_pair(matrix, weights, starts, block)
-        for plane in range(5):
-            word = T.Bind(T.broadcast(q[q_start + block * 5 + plane], 16))
-            for tile, byte in enumerate(packed):
-                packed[tile] = T.Bind(T.call_pure_extern("uint8x64", "mmc_triple", byte))
-                _dot(before[tile][plane], byte, word)
-                _dot(after[tile][plane], packed[tile], word)
-    return [_difference(b, a) for b, a in zip(before, after, strict=True)]
-
-
-def _difference(before: list[Any], after: list[Any]) -> Vector:
-    """Return (3 * before - after) / 256, formed modulo 2^32: only the result fits in 32 bits."""
-    first, second = (
-        sum((T.reinterpret("uint32x16", r[0]) for r in registers), splat(0, 16, "uint32"))
-        for registers in (before, after)
+def _combine(layout: Layout, sums: list[Vector]) -> Vector:
+    """The sum over all words of digit times q, from the sums of `_factors`."""
+    if layout == "1.67bit":
+        return sum(sums[1:], sums[0])
+    if layout == "2bit":
+        shifted = (T.shift_right(sums[s], splat(2 * s, 16, "int32")) for s in (1, 2, 3))
+        return sum(shifted, sums[0])
+    # Formed modulo 2^32: only the result fits in 32 bits.
+    before, after = (
+        sum((T.reinterpret("uint32x16", one) for one in part), splat(0, 16, "uint32"))
+        for part in (sums[:5], sums[5:])
     )
-    scaled = T.reinterpret("int32x16", first * splat(3, 16, "uint32") - second)
+    scaled = T.reinterpret("int32x16", before * splat(3, 16, "uint32") - after)
     return T.shift_right(scaled, splat(8, 16, "int32"))
 
 
-def _gemm(matrix: Matrix, weights: Any, q: Any, acc: Any, rows: Any) -> None:
-    """Many rows: unpack four tiles at a time into bytes, then 4 tiles x 6 rows of q in registers.
+def _block(
+    matrix: Matrix, weights: Any, tile: Any, q: Any, start: Any, height: int
+) -> list[Vector]:
+    """A tile with several rows of q: each digit is unpacked once, in registers."""
+    slots = _CHAINS // height
+    sums = [zero_registers(slots) for _ in range(height)]
+    for run in matrix.runs:
+        words = BLOCKS[run.layout].words
+        with T.serial(0, run.blocks) as block:
+            vectors = _load(matrix, run, weights, tile, block)
+            for word, digits in enumerate(map(T.Bind, _digits(run.layout, vectors))):
+                index = start + run.first_word + block * words + word
+                for row, registers in enumerate(sums):
+                    spread = T.Bind(T.broadcast(q[row * matrix.q_words + index], 16))
+                    _dot(registers[word % slots], digits, spread)
+    return [sum((slot[0] for slot in row[1:]), row[0][0]) for row in sums]
+
+
+def _many_rows(matrix: Matrix, weights: Any, q: Any, acc: Any, rows: Any) -> None:
+    """Unpack four tiles at a time into bytes, then 4 tiles x 6 rows of q in registers.
 
         panel [4 tiles][words][64 bytes]      the digits of 64 weight rows, from the second cache
 
     24 sums stand in registers; a word costs 4 loads, 6 broadcasts from memory and 24 dot products.
-    Bound: two dot products per cycle.  Rows left over go in one group of fewer than 6.
+    Bound: one or two dot products per cycle.  The rows left over go in smaller groups.
     """
-    with T.serial(0, T.ceildiv(rows, SUMMED_ROWS)) as part:
-        first = T.Bind(part * SUMMED_ROWS)
-        count = T.Bind(T.min(rows - first, T.int64(SUMMED_ROWS)))
+    with T.serial(0, T.ceildiv(rows, _PART_ROWS)) as part:
+        first = T.Bind(part * _PART_ROWS)
+        count = T.Bind(T.min(rows - first, T.int64(_PART_ROWS)))
         sums = row_sums(matrix, q, first, count)
-        with T.parallel(0, -(-matrix.tiles // _GEMM_TILES)) as group:
-            panel = T.alloc_buffer((_GEMM_TILES * matrix.words * 64,), "uint8")
-            _unpack_panel(matrix, weights, group * _GEMM_TILES, panel)
+        with T.parallel(0, -(-matrix.tiles // _PANEL_TILES)) as group:
+            panel = T.alloc_buffer((_PANEL_TILES * matrix.words * VECTOR_BYTES,), "uint8")
+            _unpack_panel(matrix, weights, group * _PANEL_TILES, panel)
 
             def columns(row: Any, height: int) -> None:
-                _gemm_rows(matrix, panel, q, acc, sums, group * _GEMM_TILES, first, row, height)
+                _panel_rows(matrix, panel, q, acc, sums, group * _PANEL_TILES, first, row, height)
 
-            with T.serial(0, T.floordiv(count, _GEMM_ROWS)) as step:
-                columns(step * _GEMM_ROWS, _GEMM_ROWS)
-            for height in range(1, _GEMM_ROWS):
-                with T.If(T.floormod(count, _GEMM_ROWS) == height), T.Then():
-                    columns(count - height, height)
+            _in_groups(count, _PANEL_ROWS, columns)
 
 
 def _unpack_panel(matrix: Matrix, weights: Any, first: Any, panel: Any) -> None:
-    """Write the digits of `_GEMM_TILES` tiles; a tile past the end repeats the last one."""
-    with T.serial(0, _GEMM_TILES) as tile, T.serial(0, matrix.blocks) as block:
-        source = T.min(first + tile, matrix.tiles - 1) * matrix.blocks + block
-        packed = _load_and_prefetch(
-            weights, source * BLOCK_BYTES, 2 * _PREFETCH_BLOCKS * BLOCK_BYTES
-        )
-        target = (tile * matrix.words + block * matrix.planes) * 64
-        for plane, digits in enumerate(unpack_digits(matrix, packed)):
-            T.buffer_store(panel, digits, [T.ramp(target + plane * 64, 1, 64)])
+    """Write the digits of `_PANEL_TILES` tiles; a tile past the end repeats the last one."""
+    with T.serial(0, _PANEL_TILES) as place:
+        tile = T.Bind(T.min(first + place, matrix.tiles - 1))
+        for run in matrix.runs:
+            words = BLOCKS[run.layout].words
+            with T.serial(0, run.blocks) as block:
+                vectors = _load(matrix, run, weights, tile, block)
+                for word, digits in enumerate(_digits(run.layout, vectors)):
+                    index = place * matrix.words + run.first_word + block * words + word
+                    T.buffer_store(panel, digits, [T.ramp(index * VECTOR_BYTES, 1, VECTOR_BYTES)])
 
 
-def _gemm_rows(
+def _panel_rows(
     matrix: Matrix,
     panel: Any,
     q: Any,
@@ -199,12 +224,12 @@ def _gemm_rows(
     height: int,
 ) -> None:
     """Multiply a panel with `height` rows of q, from row `first_row + row` on."""
-    totals = [zero_registers(_GEMM_TILES) for _ in range(height)]
+    totals = [zero_registers(_PANEL_TILES) for _ in range(height)]
     start = T.Bind((first_row + row) * matrix.q_words)
     with T.serial(0, matrix.words) as word:
         digits = [
-            T.Bind(panel.vload([(tile * matrix.words + word) * 64], "uint8x64"))
-            for tile in range(_GEMM_TILES)
+            T.Bind(panel.vload([(tile * matrix.words + word) * VECTOR_BYTES], "uint8x64"))
+            for tile in range(_PANEL_TILES)
         ]
         for column, registers in enumerate(totals):
             spread = T.Bind(T.broadcast(q[start + column * matrix.q_words + word], 16))
@@ -214,3 +239,92 @@ def _gemm_rows(
         for tile, register in enumerate(registers):
             result = T.Bind(register[0] - splat(sums[row + column], 16, "int32"))
             store_tile(matrix, acc, first_row + row + column, first_tile + tile, result)
+
+
+def _digits(layout: Layout, vectors: list[Vector]) -> list[Vector]:
+    """The digits of each word of a block."""
+    if layout == "2bit":
+        (byte,) = vectors
+        return [_shift(byte, 2 * word) & splat(3, 64, "uint8") for word in range(4)]
+    if layout == "1.6bit":
+        return _digits_1_6bit(vectors[0])
+    return [
+        _look_up(_table_name(spare, digit), index)
+        for index, spare in _indices(vectors)
+        for digit in range(3)
+    ]
+
+
+def _look_up(table: str, index: Vector) -> Vector:
+    values = T.call_pure_extern("int8x64", table)
+    name = "llvm.x86.avx512.permvar.qi.512"
+    found = T.call_llvm_pure_intrin("int8x64", name, values, T.reinterpret("int8x64", index))
+    return T.reinterpret("uint8x64", found)
+
+
+def _digits_1_6bit(byte: Vector) -> list[Vector]:
+    """The carry of 3 * byte: 1 from ceil(256 / 3) on, 2 from ceil(512 / 3) on."""
+    digits: list[Vector] = []
+    zero, one, two = (splat(digit, 64, "uint8") for digit in range(3))
+    for _ in range(5):
+        carry = T.Select(byte >= splat(86, 64, "uint8"), one, zero)
+        digits.append(T.Bind(T.Select(byte >= splat(171, 64, "uint8"), two, carry)))
+        byte = T.Bind(byte + byte + byte)
+    return digits
+
+
+def _indices(vectors: list[Vector]) -> list[tuple[Vector, int]]:
+    """For each code of a 1.67bit block the indices that vpermb takes, and their spare bit.
+
+    vpermb looks at bits 0 to 5.  One of them is not of the code, and may be anything, because the
+    table for that spare bit says the same for both of its values.
+    """
+
+    def select(mask: int, left: Vector, right: Vector) -> Vector:
+        kept, rest = splat(mask, 64, "uint8"), splat(255 - mask, 64, "uint8")
+        return T.Bind((left & kept) | (right & rest))
+
+    upper_3, upper_4 = T.Bind(_shift(vectors[3], 2)), T.Bind(_shift(vectors[4], 2))
+    lower = [_shift(vector, 5) for vector in vectors[:3]]
+    return [
+        *((vector, 5) for vector in vectors),
+        (select(7, lower[0], upper_3), 5),
+        (select(7, lower[1], upper_4), 3),
+        (select(7, lower[2], select(8, upper_4, upper_3)), 4),
+    ]
+
+
+def _shift(byte: Vector, count: int) -> Vector:
+    """Shift 16 bit lanes right: the upper bits of a byte get bits of its neighbour."""
+    if count == 0:
+        return byte
+    lanes = T.shift_right(T.reinterpret("uint16x32", byte), splat(count, 32, "uint16"))
+    return T.reinterpret("uint8x64", lanes)
+
+
+def _table_name(spare: int, digit: int) -> str:
+    return f"mmc_digit_{digit}_spare_{spare}"
+
+
+def _table(spare: int, digit: int) -> str:
+    """A function of LLVM that returns one digit of the code of each index."""
+    index = np.arange(64)
+    code = index >> spare + 1 << spare | index & (1 << spare) - 1
+    listed = ", ".join(f"i8 {value}" for value in code // 3**digit % 3)
+    return f"""
+define linkonce_odr <64 x i8> @{_table_name(spare, digit)}() alwaysinline nounwind readnone {{
+  ret <64 x i8> <{listed}>
+}}
+"""
+
+
+# LLVM would rewrite a chain of multiplications by 3 as several slower ones by 9, 27, ...
+_TRIPLE = """
+define linkonce_odr <64 x i8> @mmc_triple(<64 x i8> %b) alwaysinline nounwind readnone {
+  %r = call <64 x i8> asm "vpaddb $1, $1, $0\\0A\\09vpaddb $1, $0, $0", "=&v,v"(<64 x i8> %b)
+    nounwind memory(none)
+  ret <64 x i8> %r
+}
+"""
+
+_IMPORTED = _TRIPLE + "".join(_table(spare, digit) for spare in (3, 4, 5) for digit in range(3))

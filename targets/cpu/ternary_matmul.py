@@ -19,15 +19,22 @@ with many it is that of the dot products.  A kernel holds a path for each and ch
 from __future__ import annotations
 
 import functools
+from collections.abc import Callable
 
 from mmc.ir.packing import MAX_COLUMNS, Layout, packed_bytes
-from mmc.targets.cpu import ternary_avx512, ternary_portable
+from mmc.targets.cpu import ternary_avx2, ternary_avx512, ternary_portable
 from mmc.targets.cpu.features import Isa
+from mmc.targets.cpu.ternary_256 import Maddubs, Vnni
 from mmc.targets.cpu.ternary_tile import Matrix
 from mmc.targets.tvm.host import Kernel, make_kernel
 
-CPU: dict[Isa, str] = {"avx512_vnni": "cascadelake", "portable": "x86-64-v3"}
-"""The least CPU, by its LLVM name, that the kernels of an instruction set run well on."""
+_WRITE: dict[Isa, Callable[..., None]] = {
+    "avx512_vnni": ternary_avx512.write,
+    "avx_vnni": ternary_avx2.writer(Vnni()),
+    "avx2": ternary_avx2.writer(Maddubs()),
+    "portable": ternary_portable.write,
+}
+"""What writes the statements of a kernel."""
 
 _MAX_PACKED_BYTES = (1 << 31) - (1 << 24)
 
@@ -51,7 +58,6 @@ def ternary_matmul(n: int, k: int, layout: Layout, isa: Isa) -> Kernel:
         raise ValueError(
             f"a {layout} ternary matrix may have at most {MAX_COLUMNS[layout]} columns, not {k}"
         )
-    write = ternary_avx512.write if isa == "avx512_vnni" else ternary_portable.write
     parameters = {"weights": "uint8*", "q": "int32*", "acc": "int32*", "rows": "int64"}
     name = f"ternary_matmul_{n}x{k}_{layout.replace('.', '_')}_{isa}"
-    return make_kernel(name, parameters, functools.partial(write, Matrix(n, k, layout)))
+    return make_kernel(name, parameters, functools.partial(_WRITE[isa], Matrix(n, k, layout)))

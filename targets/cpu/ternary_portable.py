@@ -4,11 +4,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator
 from typing import Any
 
 from tvm.script.ir_builder import tirx as T
 
-from mmc.ir.packing import BLOCK_BYTES
+from mmc.ir.packing import BLOCKS, Layout, Run
 from mmc.targets.cpu.ternary_tile import (
     SUMMED_ROWS,
     Matrix,
@@ -19,6 +20,7 @@ from mmc.targets.cpu.ternary_tile import (
     store_tile,
     zero_registers,
 )
+from mmc.targets.tvm.elementary import hold
 
 _CHUNK_WORDS = 60
 """Words whose products fit in an int16 sum: 60 words * 2 products * 2 * 128 = 30720."""
@@ -53,43 +55,91 @@ def _portable_tile(
 ) -> None:
     """Add the products of one tile with `count` rows of q to `totals` [row][16]."""
     panel = T.alloc_buffer((_CHUNK_WORDS * 64,), "int16")
-    chunk_blocks = _CHUNK_WORDS // matrix.planes
-    with T.serial(0, -(-matrix.blocks // chunk_blocks)) as chunk:
-        start = T.Bind(chunk * chunk_blocks)
-        blocks = T.Bind(T.min(matrix.blocks - start, chunk_blocks))
-        with T.serial(0, blocks) as block:
-            source = (tile * matrix.blocks + start + block) * BLOCK_BYTES
-            _unpack_int16(matrix, weights.vload([source], "uint8x64"), panel, block)
+    tile_start = T.Bind(tile * matrix.tile_vectors)
+    for run in matrix.runs:
+        words = BLOCKS[run.layout].words
+        chunk_blocks = _CHUNK_WORDS // words
+        with T.serial(0, -(-run.blocks // chunk_blocks)) as chunk:
+            start = T.Bind(chunk * chunk_blocks)
+            blocks = T.Bind(T.min(run.blocks - start, chunk_blocks))
+            with T.serial(0, blocks) as block:
+                _unpack_block(run, weights, tile_start, start + block, panel, block * words)
+            first_word = T.Bind(run.first_word + start * words)
 
-        def multiply(row: Any, height: int) -> None:
-            begins = [
-                T.Bind((first + row + i) * matrix.q_words + start * matrix.planes)
-                for i in range(height)
-            ]
-            _multiply_int16(panel, q, begins, blocks * matrix.planes, totals, row)
+            def multiply(row: Any, height: int, first_word: Any, words: Any) -> None:
+                begins = [
+                    T.Bind((first + row + i) * matrix.q_words + first_word) for i in range(height)
+                ]
+                _multiply_int16(panel, q, begins, words, totals, row)
 
-        with T.serial(0, T.floordiv(count, _PORTABLE_ROWS)) as step:
-            multiply(step * _PORTABLE_ROWS, _PORTABLE_ROWS)
-        with T.If(T.floormod(count, _PORTABLE_ROWS) == 1), T.Then():
-            multiply(count - 1, 1)
+            with T.serial(0, T.floordiv(count, _PORTABLE_ROWS)) as step:
+                multiply(step * _PORTABLE_ROWS, _PORTABLE_ROWS, first_word, blocks * words)
+            with T.If(T.floormod(count, _PORTABLE_ROWS) == 1), T.Then():
+                multiply(count - 1, 1, first_word, blocks * words)
 
 
-def _unpack_int16(matrix: Matrix, packed: Vector, panel: Any, block: Any) -> None:
-    """Write the digits of a block as int16: of each word the even columns, then the odd."""
-    lanes = T.Bind(T.reinterpret("uint16x32", packed))
-    halves = [lanes & splat(255, 32, "uint16"), T.shift_right(lanes, splat(8, 32, "uint16"))]
-    for half, byte in enumerate(halves):
-        byte = T.Bind(byte)
-        for plane in range(matrix.planes):
-            if matrix.layout == "2bit":
-                shifted = T.shift_right(byte, splat(2 * plane, 32, "uint16"))
-                digit = shifted & splat(3, 32, "uint16")
-            else:
-                triple = T.Bind(byte * splat(3, 32, "uint16"))
-                digit = T.shift_right(triple, splat(8, 32, "uint16"))
-                byte = T.Bind(triple & splat(255, 32, "uint16"))
-            target = (block * matrix.planes + plane) * 64 + half * 32
+def _unpack_block(
+    run: Run, weights: Any, tile_start: Any, block: Any, panel: Any, word: Any
+) -> None:
+    """Write the digits of a block as int16, from `word` on: the even columns, then the odd."""
+    vectors = BLOCKS[run.layout].vectors
+    source = T.Bind(tile_start + run.first_vector + block * vectors)
+    lanes = [
+        T.Bind(T.reinterpret("uint16x32", weights.vload([(source + i) * 64], "uint8x64")))
+        for i in range(vectors)
+    ]
+    for half, extract in enumerate((lambda x: x & _all(255), lambda x: T.shift_right(x, _all(8)))):
+        columns = [hold(extract(x)) for x in lanes]
+        for index, digit in enumerate(_DIGITS[run.layout](columns)):
+            target = (word + index) * 64 + half * 32
             T.buffer_store(panel, T.reinterpret("int16x32", digit), [T.ramp(target, 1, 32)])
+
+
+def _all(value: int) -> Vector:
+    return splat(value, 32, "uint16")
+
+
+def _digits_2bit(columns: list[Vector]) -> Iterator[Vector]:
+    (byte,) = columns
+    for word in range(4):
+        yield T.shift_right(byte, _all(2 * word)) & _all(3)
+
+
+def _digits_1_6bit(columns: list[Vector]) -> Iterator[Vector]:
+    (byte,) = columns
+    for _ in range(5):
+        triple = hold(byte * _all(3))
+        yield T.shift_right(triple, _all(8))
+        byte = hold(triple & _all(255))
+
+
+def _digits_1_67bit(columns: list[Vector]) -> Iterator[Vector]:
+    """A code is d_0 + 3 d_1 + 9 d_2; so far 57 / 512 is a ninth and 11 / 32 is a third."""
+
+    def bits(vector: int, first: int, count: int, to: int) -> Vector:
+        moved = T.shift_right(columns[vector], _all(first)) & _all((1 << count) - 1)
+        return T.shift_left(moved, _all(to))
+
+    codes = [bits(vector, 0, 5, 0) for vector in range(5)]
+    codes.append(bits(0, 5, 3, 0) | bits(3, 5, 2, 3))
+    codes.append(bits(1, 5, 3, 0) | bits(4, 6, 2, 3))
+    codes.append(bits(2, 5, 3, 0) | bits(4, 5, 1, 3) | bits(3, 7, 1, 4))
+    for made in codes:
+        code = hold(made)
+        third = hold(T.shift_right(code * _all(57), _all(9)))
+        rest = hold(code - third * _all(9))
+        second = hold(T.shift_right(rest * _all(11), _all(5)))
+        yield rest - second * _all(3)
+        yield second
+        yield third
+
+
+_DIGITS: dict[Layout, Callable[[list[Vector]], Iterator[Vector]]] = {
+    "2bit": _digits_2bit,
+    "1.67bit": _digits_1_67bit,
+    "1.6bit": _digits_1_6bit,
+}
+"""The digits of each word of a block, from its bytes in 16 bit lanes."""
 
 
 def _multiply_int16(

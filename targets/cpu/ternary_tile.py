@@ -9,7 +9,7 @@ from typing import Any, TypeAlias
 
 from tvm.script.ir_builder import tirx as T
 
-from mmc.ir.packing import PLANES, TILE_ROWS, Layout, block_columns
+from mmc.ir.packing import TILE_ROWS, Layout, Run, runs, tile_vectors
 from mmc.targets.layout import int8_row_bytes
 
 SUMMED_ROWS = 480
@@ -28,20 +28,20 @@ class Matrix:
     layout: Layout
 
     @property
-    def planes(self) -> int:
-        return PLANES[self.layout]
+    def runs(self) -> tuple[Run, ...]:
+        return runs(self.k, self.layout)
+
+    @property
+    def tile_vectors(self) -> int:
+        return tile_vectors(self.k, self.layout)
 
     @property
     def tiles(self) -> int:
         return -(-self.n // TILE_ROWS)
 
     @property
-    def blocks(self) -> int:
-        return -(-self.k // block_columns(self.layout))
-
-    @property
     def words(self) -> int:
-        return self.blocks * self.planes
+        return sum(run.words for run in self.runs)
 
     @property
     def q_words(self) -> int:
@@ -93,18 +93,3 @@ def store_tile(matrix: Matrix, acc: Any, row: Any, tile: Any, value: Vector) -> 
             T.buffer_store(lanes, value, [T.ramp(0, 1, 16)])
             with T.serial(0, rest) as lane:
                 T.buffer_store(acc, lanes[lane], [start + lane])
-
-
-def unpack_digits(matrix: Matrix, packed: Vector) -> list[Vector]:
-    """Unpack 64 bytes into a vector of digits for each plane."""
-    if matrix.layout == "2bit":
-        low = splat(3, 64, "uint8")
-        return [T.shift_right(packed, splat(2 * s, 64, "uint8")) & low for s in range(4)]
-    digits: list[Vector] = []
-    for _ in range(5):
-        # The carry of 3 * byte: 1 from ceil(256 / 3) on, 2 from ceil(512 / 3) on.
-        zero, one, two = (splat(digit, 64, "uint8") for digit in range(3))
-        carry = T.Select(packed >= splat(86, 64, "uint8"), one, zero)
-        digits.append(T.Bind(T.Select(packed >= splat(171, 64, "uint8"), two, carry)))
-        packed = T.Bind(packed + packed + packed)
-    return digits

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import itertools
+from collections.abc import Callable
 
 import numpy as np
 import numpy.typing as npt
 import pytest
 
-from mmc.ir.packing import PLANES, Layout, block_columns, pack, packed_bytes, unpack
+from mmc.ir.packing import BLOCKS, Layout, pack, packed_bytes, runs, tile_vectors, unpack
 
-SHAPES = [(1, 1), (1, 20), (16, 16), (15, 19), (17, 21), (33, 333), (100, 640)]
-LAYOUTS: list[Layout] = ["2bit", "1.6bit"]
+SHAPES = [(1, 1), (1, 20), (16, 16), (15, 19), (17, 21), (3, 95), (16, 96), (33, 333), (100, 640)]
+LAYOUTS: list[Layout] = ["2bit", "1.67bit", "1.6bit"]
 
 
 def random_trits(n: int, k: int) -> npt.NDArray[np.int8]:
@@ -43,22 +44,48 @@ def test_input_need_not_be_contiguous() -> None:
 @pytest.mark.parametrize("layout", LAYOUTS)
 def test_bytes_follow_the_formula(layout: Layout) -> None:
     """Each byte is computed on its own from the drawing in the module's docstring."""
-    n, k = 18, 43
+    n, k = 18, 203
     trits = random_trits(n, k)
-    columns = block_columns(layout)
-    blocks = -(-k // columns)
-    packed = pack(trits, layout).reshape(2, blocks, 64)
-    for tile, block, row, j in itertools.product(range(2), range(blocks), range(16), range(4)):
-        digits = [
-            int(trits[tile * 16 + row, column]) + 1 if tile * 16 + row < n and column < k else 1
-            for column in (block * columns + 4 * plane + j for plane in range(PLANES[layout]))
-        ]
-        if layout == "2bit":
-            expected = sum(digit * 4**plane for plane, digit in enumerate(digits))
-        else:
-            value = sum(digit * 3 ** (4 - plane) for plane, digit in enumerate(digits))
-            expected = -(-256 * value // 243)
-        assert packed[tile, block, 4 * row + j] == expected
+    packed = pack(trits, layout).reshape(2, tile_vectors(k, layout), 16, 4)
+
+    def digit(row: int, column: int) -> int:
+        return int(trits[row, column]) + 1 if row < n and column < k else 1
+
+    for tile, row, j, run in itertools.product(range(2), range(16), range(4), runs(k, layout)):
+        words, vectors = BLOCKS[run.layout].words, BLOCKS[run.layout].vectors
+        for block in range(run.blocks):
+            first = run.first_word + block * words
+            digits = [digit(tile * 16 + row, 4 * (first + w) + j) for w in range(words)]
+            start = run.first_vector + block * vectors
+            found = packed[tile, start : start + vectors, row, j].tolist()
+            assert found == EXPECTED[run.layout](digits), (tile, row, j, run, block)
+
+
+def bytes_1_67bit(d: list[int]) -> list[int]:
+    """Bit by bit, from the table: (vector, first bit, code, first bit of the code, bits)."""
+    places = [(i, 0, i, 0, 5) for i in range(5)] + [(i, 5, 5 + i, 0, 3) for i in range(3)]
+    places += [(3, 5, 5, 3, 2), (3, 7, 7, 4, 1), (4, 5, 7, 3, 1), (4, 6, 6, 3, 2)]
+    made = [0] * 5
+    for vector, at, code, first, count in places:
+        value = d[3 * code] + 3 * d[3 * code + 1] + 9 * d[3 * code + 2]
+        made[vector] |= (value >> first) % 2**count << at
+    return made
+
+
+EXPECTED: dict[Layout, Callable[[list[int]], list[int]]] = {
+    "2bit": lambda d: [sum(digit * 4**word for word, digit in enumerate(d))],
+    "1.6bit": lambda d: [-(-256 * sum(x * 3 ** (4 - word) for word, x in enumerate(d)) // 243)],
+    "1.67bit": bytes_1_67bit,
+}
+
+
+def test_columns_after_the_last_whole_block_are_2bit() -> None:
+    assert [(run.layout, run.blocks) for run in runs(2048, "1.67bit")] == [
+        ("1.67bit", 21),
+        ("2bit", 2),
+    ]
+    assert [run.layout for run in runs(96, "1.67bit")] == ["1.67bit"]
+    assert [run.layout for run in runs(95, "1.67bit")] == ["2bit"]
 
 
 def test_multiplying_by_three_yields_the_digits() -> None:
@@ -80,18 +107,19 @@ def test_other_values_are_refused(layout: Layout, value: int) -> None:
         pack(trits, layout)
 
 
-@pytest.mark.parametrize("layout", LAYOUTS)
-def test_bytes_that_encode_nothing_are_refused(layout: Layout) -> None:
-    packed = pack(random_trits(16, 20), layout)
+@pytest.mark.parametrize(("layout", "codes"), [("2bit", 81), ("1.67bit", 8 * 27), ("1.6bit", 243)])
+def test_bytes_that_encode_nothing_are_refused(layout: Layout, codes: int) -> None:
+    """Of a 1.67bit byte 27 of each 32; its other three bits may be anything beside code 13."""
+    packed = pack(np.zeros((16, 96), np.int8), layout)
     accepted = 0
     for byte in range(256):
         packed[5] = byte
         try:
-            unpack(packed, 16, 20, layout)
+            unpack(packed, 16, 96, layout)
         except ValueError:
             continue
         accepted += 1
-    assert accepted == 3 ** PLANES[layout]
+    assert accepted == codes
 
 
 @pytest.mark.parametrize("layout", LAYOUTS)
@@ -111,3 +139,4 @@ def test_an_empty_matrix_and_an_unknown_layout_are_refused() -> None:
 def test_sizes() -> None:
     assert packed_bytes(5632, 2048, "2bit") == 5632 * 2048 // 4
     assert packed_bytes(5632, 2048, "1.6bit") == 5632 // 16 * 103 * 64
+    assert packed_bytes(5632, 2048, "1.67bit") == 5632 // 16 * (21 * 5 + 2) * 64

@@ -134,8 +134,8 @@ def test_numel() -> None:
 def test_element_types() -> None:
     assert str(TensorType(DType.BF16, (B, T + 1, 8))) == "bf16[B, T+1, 8]"
     assert [d for d in DType if d.is_float] == [DType.F32, DType.F16, DType.BF16]
-    ternary = [DType.TERNARY, DType.TERNARY_2BIT, DType.TERNARY_1_6BIT]
-    assert [d for d in DType if d.is_ternary] == ternary
-    assert [d.layout for d in DType if d.layout] == ["2bit", "1.6bit"]
+    packed = [DType.TERNARY_2BIT, DType.TERNARY_1_67BIT, DType.TERNARY_1_6BIT]
+    assert [d for d in DType if d.is_ternary] == [DType.TERNARY, *packed]
+    assert [d.layout for d in DType if d.layout] == ["2bit", "1.67bit", "1.6bit"]
     assert {d.numpy.itemsize for d in (DType.BF16, DType.F16)} == {2}
     assert isinstance(T + 1, SymbolicDim)

@@ -4,39 +4,40 @@
 from __future__ import annotations
 
 import os
+import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
-import tvm
 
 from mmc.ir.packing import Layout, pack, packed_bytes
-from mmc.targets.cpu.ternary_matmul import (
-    CPU,
-    MAX_COLUMNS,
-    Isa,
-    ternary_matmul,
-)
+from mmc.targets.cpu.features import ISA_FLAGS, Isa, cpu_flags
+from mmc.targets.cpu.processor import PROCESSORS, Processor, processor_named
+from mmc.targets.cpu.ternary_matmul import MAX_COLUMNS, ternary_matmul
 from mmc.targets.layout import int8_row_bytes
 from mmc.targets.tvm.host import Entry, KernelCall, Tensor, build, size_variable
 from mmc.targets.tvm.loader import Program, aligned_zeros, as_tensor, set_threads
 
 # Sizes below, at and above 16 rows, 2 and 4 tiles, and one block, one chunk and 320 columns.
 SHAPES = [(1, 1), (16, 16), (13, 37), (33, 333), (64, 640), (151, 259), (100, 1301)]
-LAYOUTS: list[Layout] = ["2bit", "1.6bit"]
-ROWS = [1, 2, 3, 5, 6, 7, 13, 64, 485]
+LAYOUTS: list[Layout] = list(MAX_COLUMNS)
+ROWS = [*range(1, 14), 20, 64, 485]
 CANARY = 77
 
 
-def has_avx512_vnni() -> bool:
-    path = Path("/proc/cpuinfo")
-    return path.exists() and "avx512_vnni" in path.read_text().split()
+def processor_here(isa: Isa) -> Processor:
+    """One that has the instruction set and that this machine can run; skip where there is none.
 
-
-NEEDS_VNNI = pytest.mark.skipif(not has_avx512_vnni(), reason="this CPU lacks avx512_vnni")
-ISAS = [pytest.param("avx512_vnni", marks=NEEDS_VNNI), "portable"]
+    AVX-512 has the dot product of AVX-VNNI in another encoding: the same kernel runs there.
+    """
+    stand_ins = ("avx_vnni", "avx512_vnni") if isa == "avx_vnni" else (isa,)
+    for processor in (PROCESSORS[name] for name in stand_ins):
+        if processor.flags <= cpu_flags():
+            return processor
+    pytest.skip(f"this CPU lacks {isa}")
 
 
 def entry(n: int, k: int, layout: Layout, isa: Isa) -> Entry:
@@ -48,10 +49,10 @@ def entry(n: int, k: int, layout: Layout, isa: Isa) -> Entry:
     return Entry(f"{n}x{k}_{layout}", (weights, q, acc), (rows,), (call,))
 
 
-@pytest.fixture(scope="module", params=ISAS)
+@pytest.fixture(scope="module", params=ISA_FLAGS)
 def code(request: pytest.FixtureRequest) -> bytes:
     isa: Isa = request.param
-    target = tvm.target.Target({"kind": "llvm", "mcpu": CPU[isa]})
+    target = processor_here(isa).target
     return build([entry(n, k, layout, isa) for n, k in SHAPES for layout in LAYOUTS], target)
 
 
@@ -109,11 +110,11 @@ def test_extreme_values(
     assert (run(program, trits, activations, layout) == 1301 * activation * trit).all()
 
 
-@pytest.mark.parametrize("isa", ISAS)
+@pytest.mark.parametrize("isa", ISA_FLAGS)
 def test_the_widest_matrix_does_not_overflow(isa: Isa) -> None:
     """At `MAX_COLUMNS` the largest sums in 32 bits are just below 2^31."""
     n, k = 2, MAX_COLUMNS["1.6bit"]
-    target = tvm.target.Target({"kind": "llvm", "mcpu": CPU[isa]})
+    target = processor_here(isa).target
     set_threads(1)
     program = Program(build([entry(n, k, layout, isa) for layout in LAYOUTS], target))
     trits = np.ones((n, k), np.int8)
@@ -122,6 +123,24 @@ def test_the_widest_matrix_does_not_overflow(isa: Isa) -> None:
             low = np.full((rows, k), -128, np.int8)
             assert (run(program, trits, low, layout) == -128 * k).all()
             assert (run(program, trits, ~low, layout) == 127 * k).all()
+
+
+def listing(code: bytes, tmp_path: Path) -> str:
+    path = tmp_path / "program.o"
+    path.write_bytes(code)
+    command = ["objdump", "-d", "--no-show-raw-insn", str(path)]
+    return subprocess.run(command, capture_output=True, text=True, check=True).stdout
+
+
+@pytest.mark.skipif(shutil.which("objdump") is None, reason="objdump is not installed")
+@pytest.mark.parametrize("name", ["alderlake", "x86-64-v3+avxvnni"])
+def test_avx_vnni_needs_no_avx512(name: str, tmp_path: Path) -> None:
+    """The VEX form of vpdpbusd, and neither 512 bits nor the registers that only EVEX reaches."""
+    known = PROCESSORS["avx_vnni"] if "+" in name else processor_named(name)
+    entries = [entry(33, 333, layout, "avx_vnni") for layout in LAYOUTS]
+    text = listing(build(entries, known.target), tmp_path)
+    assert "{vex} vpdpbusd" in text
+    assert re.search(r"zmm|mm(1[6-9]|2[0-9]|3[01])|%k[0-7]", text) is None
 
 
 @pytest.mark.parametrize("layout", LAYOUTS)
@@ -143,7 +162,7 @@ def test_rows_of_activations_suit_both_layouts() -> None:
 FENCED = '''
 import ctypes, mmap, sys
 import numpy as np
-from mmc.ir.packing import packed_bytes
+from mmc.ir.packing import MAX_COLUMNS, packed_bytes
 from mmc.targets.layout import int8_row_bytes
 from mmc.targets.tvm.loader import Program, aligned_zeros, as_tensor, set_threads
 
@@ -160,7 +179,7 @@ set_threads(1)
 program = Program(open(sys.argv[1], "rb").read())
 for shape in sys.argv[2:]:
     n, k = map(int, shape.split("x"))
-    for layout in ("2bit", "1.6bit"):
+    for layout in MAX_COLUMNS:
         for rows in (1, 2, 6, 7):
             weights = fenced(packed_bytes(n, k, layout))
             q = fenced(rows * int8_row_bytes(k))

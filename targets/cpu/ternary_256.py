@@ -1,0 +1,266 @@
+# pyright: basic
+# Every value here is a TIR expression, which TVM does not type.
+"""Dot products of 32 bytes, and how 32 packed bytes become their operands."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any, ClassVar, TypeAlias
+
+from tvm.script.ir_builder import tirx as T
+
+from mmc.ir.packing import BLOCKS, Layout
+from mmc.targets.cpu.ternary_tile import Vector, put, splat, zero_registers
+from mmc.targets.tvm.elementary import hold
+
+Operand: TypeAlias = tuple[int, int, Vector]
+"""The word of the block that it is multiplied with, the group that it is summed in, the bytes."""
+
+
+@dataclass(frozen=True)
+class Stream:
+    """How packed bytes are multiplied as they come.
+
+    The operands of a group are summed together; the result is the sum of the groups, each times
+    its factor, modulo 2^32, shifted right.
+    """
+
+    factors: tuple[int, ...]
+    shift: int
+    weight: int
+    """The most that the bytes of one group and block add up to, lane by lane."""
+    operands: Callable[[list[Vector]], Iterator[Operand]]
+    """Makes them, one after the other, of half of each vector of a block."""
+
+
+class Arithmetic:
+    """How bytes are multiplied and summed."""
+
+    panel_words: ClassVar[int]
+    """Words that a panel of the GEMM holds at most."""
+    llvm: ClassVar[str] = ""
+
+    def stream(self, layout: Layout) -> Stream:
+        raise NotImplementedError
+
+    def chunk_blocks(self, stream: Stream, blocks: int) -> int:
+        """Blocks after which the sums must be widened."""
+        raise NotImplementedError
+
+    def registers(self, count: int) -> list[Any]:
+        """Sums that are 0."""
+        raise NotImplementedError
+
+    def dot(self, register: Any, operand: Vector, word: Vector) -> None:
+        """Add unsigned bytes times a word of q to the sums."""
+        raise NotImplementedError
+
+    def widen(self, register: Any, factor: int) -> Vector:
+        """The sums as 8 int32, times a factor."""
+        raise NotImplementedError
+
+
+class Maddubs(Arithmetic):
+    """AVX2: vpmaddubsw makes 16 int16 of 32 products, which are added in int16 for a while.
+
+    A pair of products is at least -2 * 128 * digit, so digits that sum to at most 128 are safe:
+    -128 * 128 * 2 = -2^15, and upwards 127 * 128 * 2 < 2^15.
+    """
+
+    panel_words: ClassVar[int] = 64
+
+    def stream(self, layout: Layout) -> Stream:
+        return _STREAM_2BIT if layout == "2bit" else _stream_digits(layout)
+
+    def chunk_blocks(self, stream: Stream, blocks: int) -> int:
+        return min(128 // stream.weight, blocks)
+
+    def registers(self, count: int) -> list[Any]:
+        return zero_registers(count, 16, "int16")
+
+    def dot(self, register: Any, operand: Vector, word: Vector) -> None:
+        put(register, register[0] + multiply_pairs(operand, word))
+
+    def widen(self, register: Any, factor: int) -> Vector:
+        return T.call_llvm_pure_intrin(
+            "int32x8", "llvm.x86.avx2.pmadd.wd", register[0], splat(factor, 16, "int16")
+        )
+
+
+def multiply_pairs(unsigned: Vector, signed: Vector) -> Vector:
+    """vpmaddubsw: the sums of two neighbouring products of bytes, as int16."""
+    left, right = T.reinterpret("int8x32", unsigned), T.reinterpret("int8x32", signed)
+    return T.call_llvm_pure_intrin("int16x16", "llvm.x86.avx2.pmadd.ub.sw", left, right)
+
+
+class Vnni(Arithmetic):
+    """AVX-VNNI: vpdpbusd adds 32 products to 8 int32."""
+
+    panel_words: ClassVar[int] = 240
+    llvm: ClassVar[str] = """
+define linkonce_odr <32 x i8> @mmc_triple_half(<32 x i8> %b) alwaysinline nounwind readnone {
+  %r = call <32 x i8> asm "vpaddb $1, $1, $0\\0A\\09vpaddb $1, $0, $0", "=&x,x"(<32 x i8> %b)
+    nounwind memory(none)
+  ret <32 x i8> %r
+}
+"""
+
+    def stream(self, layout: Layout) -> Stream:
+        if layout == "1.6bit":
+            return Stream((3, -1), 8, 0, _operands_triples)
+        return _STREAM_2BIT if layout == "2bit" else _stream_digits(layout)
+
+    def chunk_blocks(self, stream: Stream, blocks: int) -> int:
+        return blocks
+
+    def registers(self, count: int) -> list[Any]:
+        return zero_registers(count, 8)
+
+    def dot(self, register: Any, operand: Vector, word: Vector) -> None:
+        unsigned, signed = T.reinterpret("int8x32", operand), T.reinterpret("int8x32", word)
+        name = "llvm.x86.avx512.vpdpbusd.256"
+        put(register, T.call_llvm_pure_intrin("int32x8", name, register[0], unsigned, signed))
+
+    def widen(self, register: Any, factor: int) -> Vector:
+        if factor == 1:
+            return register[0]
+        wrapped = T.reinterpret("uint32x8", register[0]) * splat(factor % (1 << 32), 8, "uint32")
+        return T.reinterpret("int32x8", wrapped)
+
+
+def _shifted(bytes_: Vector, count: int) -> Vector:
+    """Shift 16 bit lanes right: the upper bits of a byte get bits of its neighbour."""
+    return T.reinterpret("uint8x32", T.shift_right(_lanes(bytes_), splat(count, 16, "uint16")))
+
+
+def _operands_2bit(vectors: list[Vector]) -> Iterator[Operand]:
+    """Digits at bit 0 and at bit 2 of the byte and of the byte shifted by 4; no more shifts.
+
+    Per 128 weights: a shift, 4 masks, 4 products and, without VNNI, 4 additions.
+    """
+    (packed,) = vectors
+    low, high = splat(3, 32, "uint8"), splat(12, 32, "uint8")
+    for word, byte in (0, packed), (2, hold(_shifted(packed, 4))):
+        yield word, 0, byte & low
+        yield word + 1, 1, byte & high
+
+
+_STREAM_2BIT = Stream((4, 1), 2, 2 * (2 << 2), _operands_2bit)
+
+
+def _stream_digits(layout: Layout) -> Stream:
+    """All digits in one group."""
+
+    def operands(vectors: list[Vector]) -> Iterator[Operand]:
+        for word, digits in enumerate(unpack_half(layout, vectors)):
+            yield word, 0, digits
+
+    return Stream((1,), 0, 2 * BLOCKS[layout].words, operands)
+
+
+def _operands_triples(vectors: list[Vector]) -> Iterator[Operand]:
+    """With b_0 the byte and b_{s+1} = 3 b_s modulo 256 the digit is (3 b_s - b_{s+1}) / 256."""
+    (packed,) = vectors
+    for word in range(5):
+        yield word, 0, packed
+        packed = hold(T.call_pure_extern("uint8x32", "mmc_triple_half", packed))
+        yield word, 1, packed
+
+
+def unpack_half(layout: Layout, vectors: list[Vector]) -> Iterator[Vector]:
+    """The digits of each word of half a block."""
+    return _UNPACK[layout](vectors)
+
+
+def _unpack_2bit(vectors: list[Vector]) -> Iterator[Vector]:
+    (packed,) = vectors
+    for word in range(4):
+        yield (_shifted(packed, 2 * word) if word else packed) & splat(3, 32, "uint8")
+
+
+def _unpack_1_6bit(vectors: list[Vector]) -> Iterator[Vector]:
+    """Two digits at a time: 9 times a byte, in 16 bits, is 3 d_0 + d_1 above, the rest below.
+
+        even bytes    packed * 9 0 9 0 ...   | 3 d_0 + d_1 | rest |
+        odd bytes     packed * 0 9 0 9 ...   | 3 d_0 + d_1 | rest |
+
+    vpmaddubsw multiplies and takes apart in one; the rest, the lower byte, goes the same way.  A
+    vpshufb looks up a digit of 3 d_0 + d_1.  Per 160 weights: 6 products, 9 to put even and odd
+    together, 4 look-ups.
+    """
+    (packed,) = vectors
+    even = hold(multiply_pairs(packed, _pairs(9, 0)))
+    odd = hold(multiply_pairs(packed, _pairs(0, 9)))
+    for factor in (9, 3):
+        both = hold(_upper_bytes(even, odd))
+        yield _looked_up(_quotients(3), both)
+        yield _looked_up(_quotients(1), both)
+        even, odd = (hold(multiply_pairs(x, _pairs(factor, 0))) for x in (even, odd))
+    yield _upper_bytes(even, odd)
+
+
+def _pairs(even: int, odd: int) -> Vector:
+    return splat(odd << 8 | even, 16, "uint16")
+
+
+def _upper_bytes(even: Vector, odd: Vector) -> Vector:
+    low = T.shift_right(_lanes(even), splat(8, 16, "uint16"))
+    high = _lanes(odd) & splat(0xFF00, 16, "uint16")
+    return T.reinterpret("uint8x32", low | high)
+
+
+def _unpack_1_67bit(vectors: list[Vector]) -> Iterator[Vector]:
+    """Each code of 5 bits stands for three digits; a code below 16 and one from 16 on differ.
+
+    vpshufb looks up the lower 4 bits, and gives 0 where bit 7 is set: 112 + code has it from 16 on,
+    code - 16 below.  Per 96 weights of a row: 33 operations for the codes, 16 to index, 72 to look
+    up.
+    """
+    for code in _codes(vectors):
+        low, high = (hold(code + splat(add, 32, "uint8")) for add in (112, 240))
+        for divisor in (1, 3, 9):
+            entries = _quotients(divisor)
+            yield _looked_up(entries[:16], low) | _looked_up(entries[16:], high)
+
+
+def _codes(vectors: list[Vector]) -> Iterator[Vector]:
+    """The eight codes of a block, as `mmc.ir.packing` draws them."""
+    for packed in vectors:
+        yield packed & splat(31, 32, "uint8")
+
+    def part(vector: int, first: int, count: int, to: int) -> Vector:
+        """Some bits of a vector, moved down to bit `to`."""
+        mask = (1 << count) - 1 << to
+        return _shifted(vectors[vector], first - to) & splat(mask, 32, "uint8")
+
+    yield part(0, 5, 3, 0) | part(3, 5, 2, 3)
+    yield part(1, 5, 3, 0) | part(4, 6, 2, 3)
+    yield part(2, 5, 3, 0) | part(4, 5, 1, 3) | part(3, 7, 1, 4)
+
+
+_UNPACK: dict[Layout, Callable[[list[Vector]], Iterator[Vector]]] = {
+    "2bit": _unpack_2bit,
+    "1.67bit": _unpack_1_67bit,
+    "1.6bit": _unpack_1_6bit,
+}
+
+
+def _quotients(divisor: int) -> list[int]:
+    """The digit that a number below 27 has at a power of 3."""
+    return [number // divisor % 3 for number in range(27)]
+
+
+def _looked_up(table: list[int], index: Vector) -> Vector:
+    """The entry of each byte of the index, among the first 16."""
+    packed = int.from_bytes(bytes(table[:16]), "little")
+    parts = [T.int64(packed >> shift & ((1 << 64) - 1)) for shift in (0, 64)]
+    entries = T.reinterpret("int8x32", T.Shuffle(parts * 2, [0, 1, 2, 3]))
+    picked = T.call_llvm_pure_intrin(
+        "int8x32", "llvm.x86.avx2.pshuf.b", entries, T.reinterpret("int8x32", index)
+    )
+    return T.reinterpret("uint8x32", picked)
+
+
+def _lanes(bytes_: Vector) -> Vector:
+    return T.reinterpret("uint16x16", bytes_)
