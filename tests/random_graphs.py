@@ -374,7 +374,7 @@ def _(b: Builder, _: type[Op]) -> Op:
 @maker(ternary.PackTernary)
 def _(b: Builder, _: type[Op]) -> Op:
     return ternary.PackTernary(
-        b.weight(tensor(DType.TERNARY, 4, 32)), b.rng.choice(("2bit", "1.6bit"))
+        b.weight(tensor(DType.TERNARY, 4, 32)), b.rng.choice(("2bit", "1.67bit", "1.6bit"))
     )
 
 
@@ -500,9 +500,8 @@ def random_array(rng: np.random.Generator, declared: TensorType) -> np.ndarray:
             return rng.integers(1, 5, dims).astype(declared.dtype.numpy)
         case DType.TERNARY:
             return rng.integers(-1, 2, dims).astype(np.int8)
-        case DType.TERNARY_2BIT | DType.TERNARY_1_6BIT:
-            layout = "2bit" if declared.dtype is DType.TERNARY_2BIT else "1.6bit"
-            return pack(rng.integers(-1, 2, dims).astype(np.int8), layout)
+        case _ if declared.dtype.layout is not None:
+            return pack(rng.integers(-1, 2, dims).astype(np.int8), declared.dtype.layout)
         case _:
             return rng.normal(size=dims).astype(declared.dtype.numpy)
 

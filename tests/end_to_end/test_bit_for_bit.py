@@ -96,11 +96,37 @@ def test_two_threads_are_one(two_threads: None) -> None:
     assert np.array_equal(stepped, logits[:, :3])
 
 
+@pytest.mark.parametrize("weights", ["1.67bit", "1.6bit"])
 @pytest.mark.parametrize("name", ["example", "tiny"])
-def test_both_packings_give_the_same_logits(name: str) -> None:
+def test_every_packing_gives_the_same_logits(name: str, weights: str) -> None:
     two = model(name)
     ids = token_ids(two.vocab_size, 2, 9)
-    assert np.array_equal(two.forward(ids), model(name, weights="1.6bit").forward(ids))
+    assert np.array_equal(two.forward(ids), model(name, weights=weights).forward(ids))
+
+
+@pytest.mark.parametrize("lengths", [[11, 11], [11, 7]])
+def test_pieces_of_a_prompt_are_the_whole(
+    lengths: list[int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    loaded = model("tiny")
+    ids = token_ids(loaded.vocab_size, 2, 11)
+    logits, state = loaded.prefill(ids, lengths)
+    monkeypatch.setattr("mmc.runtime.PIECE_ROWS", 7)  # pieces of three tokens
+    seen: list[int] = []
+    step = loaded._step  # pyright: ignore[reportPrivateUsage]
+    monkeypatch.setattr(loaded, "_step", lambda t, n, s: seen.append(t.shape[1]) or step(t, n, s))
+    again, after = loaded.prefill(ids, lengths)
+    assert seen == ([3, 3, 3, 2] if lengths[1] == 11 else [3, 3, 5])
+    assert np.array_equal(logits, again)
+    assert all(np.array_equal(state.arrays[name], after.arrays[name]) for name in state.arrays)
+
+
+def test_mapped_weights_give_the_same_logits(monkeypatch: pytest.MonkeyPatch) -> None:
+    ids = token_ids(model("example").vocab_size, 1, 5)
+    monkeypatch.setenv("MMC_HUGE_PAGES", "0")
+    mapped = mmc.load(artifact("example"))
+    assert isinstance(mapped, mmc.Model)
+    assert np.array_equal(mapped.forward(ids), model("example").forward(ids))
 
 
 def with_code(name: str, isa: str) -> CpuExecutable:
