@@ -8,6 +8,7 @@ is not: MMC_HUGE_PAGES=0 keeps the mapping.
 
 from __future__ import annotations
 
+import contextlib
 import mmap
 import os
 from pathlib import Path
@@ -38,7 +39,8 @@ def huge_memory(size: int) -> np.ndarray:
     """Zero bytes that lie in huge pages where the system gives them."""
     private = mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS  # shared memory has no huge pages
     memory = mmap.mmap(-1, size + PAGE_BYTES, private)
-    memory.madvise(mmap.MADV_HUGEPAGE)
+    with contextlib.suppress(OSError):  # a system without them
+        memory.madvise(mmap.MADV_HUGEPAGE)
     whole = np.frombuffer(memory, np.uint8)
     start = -whole.ctypes.data % PAGE_BYTES
     return whole[start : start + size]

@@ -60,6 +60,11 @@ def test_kernels_suit_the_named_processor(name: str, isa: Isa) -> None:
     assert processor_named(name).isa == isa
 
 
+@pytest.mark.parametrize(("name", "layout"), [("znver4", "auto"), ("haswell", "2bit")])
+def test_dense_layouts_are_for_processors_that_unpack_them_fast(name: str, layout: str) -> None:
+    assert load_target("cpu").default_layout(BuildOptions(mcpu=name)) == layout
+
+
 def test_native_asks_for_nothing_that_is_hidden(monkeypatch: pytest.MonkeyPatch) -> None:
     """A virtual machine may hide what LLVM knows of the processor."""
     pretend(monkeypatch, HASWELL - {"bmi2"})
