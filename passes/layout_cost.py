@@ -6,8 +6,8 @@ side by side, and a part of the faster one, which is never hidden whole:
     reading    bytes / bandwidth: of memory, or of a cache where all matrices fit in one
     computing  weights / rate of the kernel on weights that are at hand
 
-The figures are those of the AVX-512 kernels of the CPU target (`docs/benchmarks-cpu.md`); only
-their ratios matter.
+The rates are rounded from the AVX-512 kernels of the CPU target on one processor (Zen 4,
+2026-11-22); only their ratios matter.
 """
 
 from __future__ import annotations

@@ -25,7 +25,7 @@ from mmc.targets.cpu.features import choose_isa
 from mmc.targets.cpu.huge_pages import huge_memory
 from mmc.targets.cpu.processor import PROCESSORS
 from mmc.targets.cpu.read_limit import ReadLimit
-from mmc.targets.cpu.ternary_avx512 import _dot
+from mmc.targets.cpu.ternary_512 import dot
 from mmc.targets.cpu.ternary_matmul import ternary_matmul
 from mmc.targets.cpu.ternary_tile import zero_registers
 from mmc.targets.layout import int8_row_bytes
@@ -213,7 +213,7 @@ def _dot_products() -> Callable[[], float]:
         with T.serial(0, count):
             word = T.Bind(q.vload([0], "int32x16"))
             for register in registers:
-                _dot(register, T.reinterpret("uint8x64", word), word)
+                dot(register, T.reinterpret("uint8x64", word), word)
         T.buffer_store(acc, sum((r[0] for r in registers[1:]), registers[0][0]), [T.ramp(0, 1, 16)])
 
     count, rounds = size_variable("count"), 1_000_000

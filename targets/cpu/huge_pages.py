@@ -1,4 +1,4 @@
-"""Weights in huge pages: a processor that streams them finds their addresses 1.2 times faster.
+"""Weights in huge pages: a processor that streams them looks fewer addresses up.
 
 A mapped file lies in pages of 4 KiB on most file systems.  An anonymous copy may lie in pages of
 2 MiB, where the system allows them; the file is then not mapped, so that a process holds its

@@ -2,8 +2,7 @@
 # Every value here is a TIR expression, which TVM does not type.
 """The ternary matmul on AVX-512 with VNNI and VBMI.
 
-vpdpbusd adds the products of 64 unsigned and 64 signed bytes to 16 int32; vpermb looks 64 bytes up
-in a table of 64.
+How digits are multiplied and unpacked stands in `mmc.targets.cpu.ternary_512`.
 """
 
 from __future__ import annotations
@@ -11,14 +10,13 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-import numpy as np
 from tvm.script.ir_builder import tirx as T
 
 from mmc.ir.packing import BLOCKS, VECTOR_BYTES, Layout, Run
+from mmc.targets.cpu.ternary_512 import IMPORTED, digits_of, dot
 from mmc.targets.cpu.ternary_tile import (
     Matrix,
     Vector,
-    put,
     row_sums,
     splat,
     store_tile,
@@ -47,7 +45,7 @@ _PREFETCH_BYTES = 4096
 def write(matrix: Matrix, weights: Any, q: Any, acc: Any, rows: Any) -> None:
     """The kernel's statements: multiply as the weights are read, or unpack them for many rows."""
     with (
-        T.attr(T.int32(0), "pragma_import_llvm", _IMPORTED),
+        T.attr(T.int32(0), "pragma_import_llvm", IMPORTED),
         T.If(rows <= _FEW_ROWS[matrix.layout]),
     ):
         with T.Then():
@@ -87,13 +85,6 @@ def _in_groups(count: Any, size: int, multiply: Callable[[Any, int], None]) -> N
             multiply(groups * size + taken, height)
 
 
-def _dot(register: Any, digits: Vector, word: Vector) -> None:
-    """Add digits times a word of q to 16 sums."""
-    unsigned, signed = T.reinterpret("int8x64", digits), T.reinterpret("int8x64", word)
-    name = "llvm.x86.avx512.vpdpbusd.512"
-    put(register, T.call_llvm_pure_intrin("int32x16", name, register[0], unsigned, signed))
-
-
 def _load(matrix: Matrix, run: Run, weights: Any, tile: Any, block: Any) -> list[Vector]:
     """Load the vectors of a block, and prefetch as many; past a tile the next one follows."""
     count = BLOCKS[run.layout].vectors
@@ -125,7 +116,7 @@ def _stream(matrix: Matrix, weights: Any, tile: Any, q: Any, start: Any, _: int)
             for word in range(words):
                 spread = T.Bind(T.broadcast(q[start + run.first_word + block * words + word], 16))
                 for register, factor in factors[word]:
-                    _dot(registers[register], factor, spread)
+                    dot(registers[register], factor, spread)
         total = total + _combine(run.layout, [register[0] for register in registers])
     return [total]
 
@@ -133,7 +124,7 @@ def _stream(matrix: Matrix, weights: Any, tile: Any, q: Any, start: Any, _: int)
 def _factors(layout: Layout, vectors: list[Vector]) -> list[list[tuple[int, Vector]]]:
     """For each word, the bytes that its word of q is multiplied with, and the sum they go to."""
     if layout == "1.67bit":
-        return [[(word % 8, digits)] for word, digits in enumerate(_digits(layout, vectors))]
+        return [[(word % 8, digits)] for word, digits in enumerate(digits_of(layout, vectors))]
     (byte,) = vectors
     if layout == "2bit":
         return [[(word, byte & splat(3 << 2 * word, 64, "uint8"))] for word in range(4)]
@@ -169,11 +160,11 @@ def _block(
         words = BLOCKS[run.layout].words
         with T.serial(0, run.blocks) as block:
             vectors = _load(matrix, run, weights, tile, block)
-            for word, digits in enumerate(map(T.Bind, _digits(run.layout, vectors))):
+            for word, digits in enumerate(map(T.Bind, digits_of(run.layout, vectors))):
                 index = start + run.first_word + block * words + word
                 for row, registers in enumerate(sums):
                     spread = T.Bind(T.broadcast(q[row * matrix.q_words + index], 16))
-                    _dot(registers[word % slots], digits, spread)
+                    dot(registers[word % slots], digits, spread)
     return [sum((slot[0] for slot in row[1:]), row[0][0]) for row in sums]
 
 
@@ -207,7 +198,7 @@ def _unpack_panel(matrix: Matrix, weights: Any, first: Any, panel: Any) -> None:
             words = BLOCKS[run.layout].words
             with T.serial(0, run.blocks) as block:
                 vectors = _load(matrix, run, weights, tile, block)
-                for word, digits in enumerate(_digits(run.layout, vectors)):
+                for word, digits in enumerate(digits_of(run.layout, vectors)):
                     index = place * matrix.words + run.first_word + block * words + word
                     T.buffer_store(panel, digits, [T.ramp(index * VECTOR_BYTES, 1, VECTOR_BYTES)])
 
@@ -234,97 +225,8 @@ def _panel_rows(
         for column, registers in enumerate(totals):
             spread = T.Bind(T.broadcast(q[start + column * matrix.q_words + word], 16))
             for tile, register in enumerate(registers):
-                _dot(register, digits[tile], spread)
+                dot(register, digits[tile], spread)
     for column, registers in enumerate(totals):
         for tile, register in enumerate(registers):
             result = T.Bind(register[0] - splat(sums[row + column], 16, "int32"))
             store_tile(matrix, acc, first_row + row + column, first_tile + tile, result)
-
-
-def _digits(layout: Layout, vectors: list[Vector]) -> list[Vector]:
-    """The digits of each word of a block."""
-    if layout == "2bit":
-        (byte,) = vectors
-        return [_shift(byte, 2 * word) & splat(3, 64, "uint8") for word in range(4)]
-    if layout == "1.6bit":
-        return _digits_1_6bit(vectors[0])
-    return [
-        _look_up(_table_name(spare, digit), index)
-        for index, spare in _indices(vectors)
-        for digit in range(3)
-    ]
-
-
-def _look_up(table: str, index: Vector) -> Vector:
-    values = T.call_pure_extern("int8x64", table)
-    name = "llvm.x86.avx512.permvar.qi.512"
-    found = T.call_llvm_pure_intrin("int8x64", name, values, T.reinterpret("int8x64", index))
-    return T.reinterpret("uint8x64", found)
-
-
-def _digits_1_6bit(byte: Vector) -> list[Vector]:
-    """The carry of 3 * byte: 1 from ceil(256 / 3) on, 2 from ceil(512 / 3) on."""
-    digits: list[Vector] = []
-    zero, one, two = (splat(digit, 64, "uint8") for digit in range(3))
-    for _ in range(5):
-        carry = T.Select(byte >= splat(86, 64, "uint8"), one, zero)
-        digits.append(T.Bind(T.Select(byte >= splat(171, 64, "uint8"), two, carry)))
-        byte = T.Bind(byte + byte + byte)
-    return digits
-
-
-def _indices(vectors: list[Vector]) -> list[tuple[Vector, int]]:
-    """For each code of a 1.67bit block the indices that vpermb takes, and their spare bit.
-
-    vpermb looks at bits 0 to 5.  One of them is not of the code, and may be anything, because the
-    table for that spare bit says the same for both of its values.
-    """
-
-    def select(mask: int, left: Vector, right: Vector) -> Vector:
-        kept, rest = splat(mask, 64, "uint8"), splat(255 - mask, 64, "uint8")
-        return T.Bind((left & kept) | (right & rest))
-
-    upper_3, upper_4 = T.Bind(_shift(vectors[3], 2)), T.Bind(_shift(vectors[4], 2))
-    lower = [_shift(vector, 5) for vector in vectors[:3]]
-    return [
-        *((vector, 5) for vector in vectors),
-        (select(7, lower[0], upper_3), 5),
-        (select(7, lower[1], upper_4), 3),
-        (select(7, lower[2], select(8, upper_4, upper_3)), 4),
-    ]
-
-
-def _shift(byte: Vector, count: int) -> Vector:
-    """Shift 16 bit lanes right: the upper bits of a byte get bits of its neighbour."""
-    if count == 0:
-        return byte
-    lanes = T.shift_right(T.reinterpret("uint16x32", byte), splat(count, 32, "uint16"))
-    return T.reinterpret("uint8x64", lanes)
-
-
-def _table_name(spare: int, digit: int) -> str:
-    return f"mmc_digit_{digit}_spare_{spare}"
-
-
-def _table(spare: int, digit: int) -> str:
-    """A function of LLVM that returns one digit of the code of each index."""
-    index = np.arange(64)
-    code = index >> spare + 1 << spare | index & (1 << spare) - 1
-    listed = ", ".join(f"i8 {value}" for value in code // 3**digit % 3)
-    return f"""
-define linkonce_odr <64 x i8> @{_table_name(spare, digit)}() alwaysinline nounwind readnone {{
-  ret <64 x i8> <{listed}>
-}}
-"""
-
-
-# LLVM would rewrite a chain of multiplications by 3 as several slower ones by 9, 27, ...
-_TRIPLE = """
-define linkonce_odr <64 x i8> @mmc_triple(<64 x i8> %b) alwaysinline nounwind readnone {
-  %r = call <64 x i8> asm "vpaddb $1, $1, $0\\0A\\09vpaddb $1, $0, $0", "=&v,v"(<64 x i8> %b)
-    nounwind memory(none)
-  ret <64 x i8> %r
-}
-"""
-
-_IMPORTED = _TRIPLE + "".join(_table(spare, digit) for spare in (3, 4, 5) for digit in range(3))
