@@ -11,7 +11,8 @@ together hold some words of 16 rows.  With d_w = weight + 1, a digit in {0, 1, 2
 block (same row and j), the bytes are
 
     "2bit"      4 words in 1 vector     d_0 + 4 d_1 + 16 d_2 + 64 d_3
-    "1.6bit"    5 words in 1 vector     ceil(256 v / 243), v = 81 d_0 + 27 d_1 + 9 d_2 + 3 d_3 + d_4
+    "1.6bit"    5 words in 1 vector     v + 64 d_4 for v < 64, else 192 + 3 (v - 64) + d_4
+                                        where v = d_0 + 3 d_1 + 9 d_2 + 27 d_3
     "1.67bit"  24 words in 5 vectors    eight codes c_i = d_3i + 3 d_3i+1 + 9 d_3i+2 of 5 bits:
 
         bits     0 1 2 3 4       5     6     7
@@ -21,9 +22,10 @@ block (same row and j), the bytes are
         vector 3    c_3         c_5: bits 3, 4   c_7: bit 4
         vector 4    c_4         c_7: bit 3       c_6: bits 3, 4
 
-The second is the fraction v / 243 in 8 bits: multiplying the byte by 3 moves d_0 into the carry
-and leaves, modulo 256, the byte of the remaining digits.  The third is for a byte shuffle: its
-codes are indices of tables that hold the digits.
+Both of the dense ones are for a byte shuffle with tables of 64 entries.  In a "1.6bit" byte the
+lower 6 bits are v, for 64 of its 81 values, and the upper two are d_4; where they are 3, the lower
+six mean one of the other 17 values with one of the three digits.  The codes of "1.67bit" are
+indices of tables that hold the digits.
 
 Rows are padded to a multiple of 16 and columns to whole blocks with weight 0 (digit 1).  "1.67bit"
 holds the columns after its last whole block in 2bit blocks.
@@ -43,16 +45,11 @@ TILE_ROWS = 16
 WORD_COLUMNS = 4
 VECTOR_BYTES = TILE_ROWS * WORD_COLUMNS
 
-MAX_COLUMNS: dict[Layout, int] = {
-    "2bit": (1 << 19) - 1,
-    "1.67bit": (1 << 19) - 1,
-    "1.6bit": (1 << 15) - 1,
-}
+MAX_COLUMNS = (1 << 19) - 1
 """Most columns for which no 32 bit sum of a kernel overflows, whatever the activations.
 
-2bit: digits in the top bits of a byte weigh 64, and a quarter of the columns is in one sum:
-k / 4 * 64 * 2 * 128 < 2^31.  1.67bit: as its 2bit blocks.  1.6bit: the result is formed times 256:
-k * 256 * 2 * 128 < 2^31.
+Digits in the top bits of a byte weigh 64, and at most a quarter of the columns is in one sum:
+k / 4 * 64 * 2 * 128 < 2^31.
 """
 
 _CHUNK_BYTES = 1 << 20
@@ -192,8 +189,9 @@ def _encode(digits: npt.NDArray[np.uint8], layout: Layout) -> npt.NDArray[np.uin
     if layout == "2bit":
         return np.expand_dims(d[0] | d[1] << 2 | d[2] << 4 | d[3] << 6, -3)
     if layout == "1.6bit":
-        value = ((d[0] * 3 + d[1]) * 3 + d[2]) * 3 + d[3]
-        return np.expand_dims(_FRACTION[value * 3 + d[4]], -3)
+        v = d[0] + 3 * d[1] + 9 * d[2] + 27 * d[3]
+        other = v >> 6  # 1 from 64 on, where 192 + 3 (v - 64) is 3 v
+        return np.expand_dims(v * (1 + 2 * other) + (d[4] << 6 * (1 - other)), -3)
     c = d[0::3] + 3 * d[1::3] + 9 * d[2::3]
     vectors = c[:5].copy()
     vectors[:3] |= c[5:] << 5
@@ -219,14 +217,11 @@ def _decode(vectors: npt.NDArray[np.uint8], layout: Layout) -> npt.NDArray[np.ui
     return np.moveaxis(digits, 0, -3)
 
 
-_FRACTION = ((np.arange(243) * 256 + 242) // 243).astype(np.uint8)
-"""ceil(256 v / 243) for v < 243."""
-
-
 def _every_digit() -> npt.NDArray[np.uint8]:
     """Return the digits [256, 5] of every 1.6bit byte, 255 for one that encodes none."""
+    every = np.indices((3,) * 5, np.uint8).reshape(5, 1, -1)
     digits = np.full((256, 5), 255, np.uint8)
-    digits[_FRACTION] = np.arange(243)[:, None] // 3 ** np.arange(4, -1, -1) % 3
+    digits[_encode(every, "1.6bit")[0]] = every[:, 0].T
     return digits
 
 

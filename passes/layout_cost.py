@@ -15,9 +15,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from mmc.ir.packing import MAX_COLUMNS, Layout, packed_bytes
+from mmc.ir.packing import Layout, packed_bytes
 
-MEMORY_RATE = 20e9
+MEMORY_RATE = 28e9
 """Bytes a second that one thread reads from memory."""
 
 CACHE_RATE = 60e9
@@ -26,7 +26,7 @@ CACHE_RATE = 60e9
 CACHE_BYTES = 16 << 20
 """Models of fewer bytes stay in a cache from one step to the next."""
 
-COMPUTE_RATE: dict[Layout, float] = {"2bit": 180e9, "1.67bit": 145e9, "1.6bit": 95e9}
+COMPUTE_RATE: dict[Layout, float] = {"2bit": 180e9, "1.67bit": 145e9, "1.6bit": 125e9}
 """Weights a second on weights in the first-level cache, one thread."""
 
 _NOT_HIDDEN = 0.1
@@ -46,14 +46,13 @@ class Cost:
 
 
 def costs(n: int, k: int, whole: int) -> list[Cost]:
-    """The layouts that can hold a matrix of n x k, best first; `whole`: bytes of all matrices."""
+    """The layouts of a matrix of n x k, best first; `whole`: bytes of all matrices."""
     rate = CACHE_RATE if whole <= CACHE_BYTES else MEMORY_RATE
     found: list[Cost] = []
     for layout, compute_rate in COMPUTE_RATE.items():
-        if k <= MAX_COLUMNS[layout]:
-            size = packed_bytes(n, k, layout)
-            times = size / rate, n * k / compute_rate
-            found.append(Cost(layout, size, max(times) + _NOT_HIDDEN * min(times)))
+        size = packed_bytes(n, k, layout)
+        times = size / rate, n * k / compute_rate
+        found.append(Cost(layout, size, max(times) + _NOT_HIDDEN * min(times)))
     return sorted(found, key=lambda cost: cost.seconds)
 
 

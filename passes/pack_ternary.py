@@ -15,7 +15,7 @@ from mmc.ir.op import Op, Value, origin
 from mmc.ir.ops.source import Weight
 from mmc.ir.ops.ternary import PackTernary as Pack
 from mmc.ir.ops.ternary import TernaryMatmul
-from mmc.ir.packing import BLOCKS, MAX_COLUMNS, Layout, packed_bytes
+from mmc.ir.packing import BLOCKS, Layout, packed_bytes
 from mmc.ir.tensors import Tensors
 from mmc.ir.types import DType, static_shape
 from mmc.passes.base import Log, Pass
@@ -26,7 +26,7 @@ AUTO = "auto"
 
 @dataclass(frozen=True)
 class PackTernary(Pass):
-    """layout: a layout, or "auto"; a matrix too wide for "1.6bit" gets "2bit"."""
+    """layout: a layout, or "auto"."""
 
     name: ClassVar[str] = "pack-ternary"
     layout: str = "2bit"
@@ -66,8 +66,7 @@ class PackTernary(Pass):
         if self.layout == AUTO:
             found = costs(n, k, whole)
             return found[0].layout, f"; estimated microseconds: {', '.join(map(str, found))}"
-        wanted: Layout = next(layout for layout in BLOCKS if layout == self.layout)
-        return (wanted if k <= MAX_COLUMNS[wanted] else "2bit"), ""
+        return next(layout for layout in BLOCKS if layout == self.layout), ""
 
 
 def _packable(weight: Value) -> TypeGuard[Weight]:

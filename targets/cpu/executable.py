@@ -132,6 +132,7 @@ class CpuExecutable:
         self._mapped = as_tensor(self.weights.bytes)
         self._geometries: dict[object, Geometry] = {}
         self._workspace = aligned_zeros(0)
+        self._inputs: tuple[Geometry, np.ndarray] | None = None
         self._measure_reading: ReadLimit | None = None
         self.use_threads(default_threads())
 
@@ -167,17 +168,21 @@ class CpuExecutable:
         return self.call(entry, inputs).outputs()
 
     def call(self, entry: str, inputs: Arrays) -> Arenas:
-        """Run an entry and hand over its arenas."""
+        """Run an entry and hand over its arenas; the next call writes to all but the outputs."""
         geometry = self._geometry(entry, inputs)
         size = geometry.arena_bytes
         if size["workspace"] > self._workspace.size:
             self._workspace = aligned_zeros(size["workspace"])
-        memory = {name: aligned_zeros(size[name]) for name in ("inputs", "outputs")}
-        memory["workspace"] = self._workspace
+        if self._inputs is None or self._inputs[0] is not geometry:
+            self._inputs = geometry, aligned_zeros(size["inputs"])  # zero where rows are padded
+        memory = {
+            "inputs": self._inputs[1],
+            "outputs": aligned_zeros(size["outputs"]),
+            "workspace": self._workspace,
+        }
         arenas = Arenas(geometry, memory, self.weights)
         arenas.fill(inputs)
-        tensors = (as_tensor(memory[name]) for name in ("inputs", "outputs", "workspace"))
-        self.program[entry](self._mapped, *tensors, *geometry.sizes)
+        self.program[entry](self._mapped, *map(as_tensor, memory.values()), *geometry.sizes)
         return arenas
 
     def _geometry(self, entry: str, inputs: Arrays) -> Geometry:
@@ -227,5 +232,7 @@ class Arenas:
         if isinstance(root, Weight):
             array = self.weights.array(root).copy()  # the file is not the caller's to write to
         else:
-            array = self.geometry.place(root).array(self.memory)
+            place = self.geometry.place(root)
+            array = place.array(self.memory)
+            array = array if place.arena == "outputs" else array.copy()
         return array if value is root else array.reshape(self.geometry.shape(value))

@@ -23,7 +23,7 @@ class Stream:
     """How packed bytes are multiplied as they come.
 
     The operands of a group are summed together; the result is the sum of the groups, each times
-    its factor, modulo 2^32, shifted right.
+    its factor, shifted right.
     """
 
     factors: tuple[int, ...]
@@ -39,10 +39,6 @@ class Arithmetic:
 
     panel_words: ClassVar[int]
     """Words that a panel of the GEMM holds at most."""
-    llvm: ClassVar[str] = ""
-
-    def stream(self, layout: Layout) -> Stream:
-        raise NotImplementedError
 
     def chunk_blocks(self, stream: Stream, blocks: int) -> int:
         """Blocks after which the sums must be widened."""
@@ -70,9 +66,6 @@ class Maddubs(Arithmetic):
 
     panel_words: ClassVar[int] = 64
 
-    def stream(self, layout: Layout) -> Stream:
-        return _STREAM_2BIT if layout == "2bit" else _stream_digits(layout)
-
     def chunk_blocks(self, stream: Stream, blocks: int) -> int:
         return min(128 // stream.weight, blocks)
 
@@ -98,18 +91,6 @@ class Vnni(Arithmetic):
     """AVX-VNNI: vpdpbusd adds 32 products to 8 int32."""
 
     panel_words: ClassVar[int] = 240
-    llvm: ClassVar[str] = """
-define linkonce_odr <32 x i8> @mmc_triple_half(<32 x i8> %b) alwaysinline nounwind readnone {
-  %r = call <32 x i8> asm "vpaddb $1, $1, $0\\0A\\09vpaddb $1, $0, $0", "=&x,x"(<32 x i8> %b)
-    nounwind memory(none)
-  ret <32 x i8> %r
-}
-"""
-
-    def stream(self, layout: Layout) -> Stream:
-        if layout == "1.6bit":
-            return Stream((3, -1), 8, 0, _operands_triples)
-        return _STREAM_2BIT if layout == "2bit" else _stream_digits(layout)
 
     def chunk_blocks(self, stream: Stream, blocks: int) -> int:
         return blocks
@@ -123,10 +104,7 @@ define linkonce_odr <32 x i8> @mmc_triple_half(<32 x i8> %b) alwaysinline nounwi
         put(register, T.call_llvm_pure_intrin("int32x8", name, register[0], unsigned, signed))
 
     def widen(self, register: Any, factor: int) -> Vector:
-        if factor == 1:
-            return register[0]
-        wrapped = T.reinterpret("uint32x8", register[0]) * splat(factor % (1 << 32), 8, "uint32")
-        return T.reinterpret("int32x8", wrapped)
+        return register[0] * splat(factor, 8, "int32")
 
 
 def _shifted(bytes_: Vector, count: int) -> Vector:
@@ -146,26 +124,16 @@ def _operands_2bit(vectors: list[Vector]) -> Iterator[Operand]:
         yield word + 1, 1, byte & high
 
 
-_STREAM_2BIT = Stream((4, 1), 2, 2 * (2 << 2), _operands_2bit)
-
-
-def _stream_digits(layout: Layout) -> Stream:
-    """All digits in one group."""
+def stream_of(layout: Layout) -> Stream:
+    """2bit: digits in place, in two groups; other layouts: all digits in one group."""
+    if layout == "2bit":
+        return Stream((4, 1), 2, 2 * (2 << 2), _operands_2bit)
 
     def operands(vectors: list[Vector]) -> Iterator[Operand]:
         for word, digits in enumerate(unpack_half(layout, vectors)):
             yield word, 0, digits
 
     return Stream((1,), 0, 2 * BLOCKS[layout].words, operands)
-
-
-def _operands_triples(vectors: list[Vector]) -> Iterator[Operand]:
-    """With b_0 the byte and b_{s+1} = 3 b_s modulo 256 the digit is (3 b_s - b_{s+1}) / 256."""
-    (packed,) = vectors
-    for word in range(5):
-        yield word, 0, packed
-        packed = hold(T.call_pure_extern("uint8x32", "mmc_triple_half", packed))
-        yield word, 1, packed
 
 
 def unpack_half(layout: Layout, vectors: list[Vector]) -> Iterator[Vector]:
@@ -180,34 +148,30 @@ def _unpack_2bit(vectors: list[Vector]) -> Iterator[Vector]:
 
 
 def _unpack_1_6bit(vectors: list[Vector]) -> Iterator[Vector]:
-    """Two digits at a time: 9 times a byte, in 16 bits, is 3 d_0 + d_1 above, the rest below.
+    """Where the upper bits are 3, a third of the lower six is v - 64, and the rest is the fifth.
 
-        even bytes    packed * 9 0 9 0 ...   | 3 d_0 + d_1 | rest |
-        odd bytes     packed * 0 9 0 9 ...   | 3 d_0 + d_1 | rest |
-
-    vpmaddubsw multiplies and takes apart in one; the rest, the lower byte, goes the same way.  A
-    vpshufb looks up a digit of 3 d_0 + d_1.  Per 160 weights: 6 products, 9 to put even and odd
-    together, 4 look-ups.
+    v is taken apart into 9 times one number below 9 and another: vpshufb looks up their digits.
     """
     (packed,) = vectors
-    even = hold(multiply_pairs(packed, _pairs(9, 0)))
-    odd = hold(multiply_pairs(packed, _pairs(0, 9)))
-    for factor in (9, 3):
-        both = hold(_upper_bytes(even, odd))
-        yield _looked_up(_quotients(3), both)
-        yield _looked_up(_quotients(1), both)
-        even, odd = (hold(multiply_pairs(x, _pairs(factor, 0))) for x in (even, odd))
-    yield _upper_bytes(even, odd)
+    lower = hold(packed & splat(63, 32, "uint8"))
+    upper = hold(_shifted(packed, 6) & splat(3, 32, "uint8"))
+    third = hold(_upper_of_product(lower, 86))  # 86 / 256 is a third, that far
+    other = packed >= splat(192, 32, "uint8")
+    v = hold(T.Select(other, third + splat(64, 32, "uint8"), lower))
+    fifth = hold(T.Select(other, lower - third - third - third, upper))
+    ninth = hold(_shifted(_upper_of_product(v, 57), 1) & splat(15, 32, "uint8"))  # 57 / 512
+    for pair in hold(v - ninth * splat(9, 32, "uint8")), ninth:
+        yield _looked_up(_quotients(1), pair)
+        yield _looked_up(_quotients(3), pair)
+    yield fifth
 
 
-def _pairs(even: int, odd: int) -> Vector:
-    return splat(odd << 8 | even, 16, "uint16")
-
-
-def _upper_bytes(even: Vector, odd: Vector) -> Vector:
+def _upper_of_product(bytes_: Vector, factor: int) -> Vector:
+    """The upper 8 bits of each byte times a factor below 128."""
+    even = multiply_pairs(bytes_, splat(factor, 16, "uint16"))
+    odd = multiply_pairs(bytes_, splat(factor << 8, 16, "uint16"))
     low = T.shift_right(_lanes(even), splat(8, 16, "uint16"))
-    high = _lanes(odd) & splat(0xFF00, 16, "uint16")
-    return T.reinterpret("uint8x32", low | high)
+    return T.reinterpret("uint8x32", low | _lanes(odd) & splat(0xFF00, 16, "uint16"))
 
 
 def _unpack_1_67bit(vectors: list[Vector]) -> Iterator[Vector]:

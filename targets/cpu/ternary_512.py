@@ -8,9 +8,12 @@ in a table of 64.
 
 from __future__ import annotations
 
+import itertools
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 from tvm.script.ir_builder import tirx as T
 
 from mmc.ir.packing import Layout
@@ -30,7 +33,9 @@ def digits_of(layout: Layout, vectors: list[Vector]) -> list[Vector]:
         (byte,) = vectors
         return [_shift(byte, 2 * word) & splat(3, 64, "uint8") for word in range(4)]
     if layout == "1.6bit":
-        return _digits_1_6bit(vectors[0])
+        four, fifth = in_place_1_6bit(vectors[0])
+        shifted = (_shift(four, 2 * word) & splat(3, 64, "uint8") for word in range(4))
+        return [*shifted, _shift(fifth, 6) & splat(3, 64, "uint8")]
     return [
         _look_up(_table_name(spare, digit), index)
         for index, spare in _indices(vectors)
@@ -45,15 +50,15 @@ def _look_up(table: str, index: Vector) -> Vector:
     return T.reinterpret("uint8x64", found)
 
 
-def _digits_1_6bit(byte: Vector) -> list[Vector]:
-    """The carry of 3 * byte: 1 from ceil(256 / 3) on, 2 from ceil(512 / 3) on."""
-    digits: list[Vector] = []
-    zero, one, two = (splat(digit, 64, "uint8") for digit in range(3))
-    for _ in range(5):
-        carry = T.Select(byte >= splat(86, 64, "uint8"), one, zero)
-        digits.append(T.Bind(T.Select(byte >= splat(171, 64, "uint8"), two, carry)))
-        byte = T.Bind(byte + byte + byte)
-    return digits
+def in_place_1_6bit(byte: Vector) -> tuple[Vector, Vector]:
+    """The first four digits as a 2bit byte, and the fifth times 64.
+
+    vpermb looks at the lower 6 bits; where the upper two are 3, it merges from other tables.
+    """
+    upper = T.Bind(byte & splat(192, 64, "uint8"))
+    other = upper >= splat(192, 64, "uint8")
+    four = T.Select(other, _look_up("mmc_four_other", byte), _look_up("mmc_four", byte))
+    return T.Bind(four), T.Bind(T.Select(other, _look_up("mmc_fifth_other", byte), upper))
 
 
 def _indices(vectors: list[Vector]) -> list[tuple[Vector, int]]:
@@ -89,25 +94,29 @@ def _table_name(spare: int, digit: int) -> str:
     return f"mmc_digit_{digit}_spare_{spare}"
 
 
-def _table(spare: int, digit: int) -> str:
-    """A function of LLVM that returns one digit of the code of each index."""
+def _tables() -> Iterator[tuple[str, npt.NDArray[np.int64]]]:
+    """Each table by the name of the function that returns it."""
     index = np.arange(64)
-    code = index >> spare + 1 << spare | index & (1 << spare) - 1
-    listed = ", ".join(f"i8 {value}" for value in code // 3**digit % 3)
+    for spare, digit in itertools.product((3, 4, 5), range(3)):
+        code = index >> spare + 1 << spare | index & (1 << spare) - 1
+        yield _table_name(spare, digit), code // 3**digit % 3
+    yield "mmc_four", _four(index)
+    yield "mmc_four_other", _four(64 + index // 3)
+    yield "mmc_fifth_other", index % 3 << 6
+
+
+def _four(v: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
+    """Four digits of 2 bits."""
+    return sum((v // 3**digit % 3 << 2 * digit for digit in range(4)), np.zeros_like(v))
+
+
+def _function(name: str, table: npt.NDArray[np.int64]) -> str:
+    listed = ", ".join(f"i8 {value}" for value in table)
     return f"""
-define linkonce_odr <64 x i8> @{_table_name(spare, digit)}() alwaysinline nounwind readnone {{
+define linkonce_odr <64 x i8> @{name}() alwaysinline nounwind readnone {{
   ret <64 x i8> <{listed}>
 }}
 """
 
 
-# LLVM would rewrite a chain of multiplications by 3 as several slower ones by 9, 27, ...
-_TRIPLE = """
-define linkonce_odr <64 x i8> @mmc_triple(<64 x i8> %b) alwaysinline nounwind readnone {
-  %r = call <64 x i8> asm "vpaddb $1, $1, $0\\0A\\09vpaddb $1, $0, $0", "=&v,v"(<64 x i8> %b)
-    nounwind memory(none)
-  ret <64 x i8> %r
-}
-"""
-
-IMPORTED = _TRIPLE + "".join(_table(spare, digit) for spare in (3, 4, 5) for digit in range(3))
+IMPORTED = "".join(itertools.starmap(_function, _tables()))

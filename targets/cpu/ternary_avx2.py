@@ -16,7 +16,7 @@ from typing import Any
 from tvm.script.ir_builder import tirx as T
 
 from mmc.ir.packing import BLOCKS, VECTOR_BYTES, Run
-from mmc.targets.cpu.ternary_256 import Arithmetic, unpack_half
+from mmc.targets.cpu.ternary_256 import Arithmetic, stream_of, unpack_half
 from mmc.targets.cpu.ternary_tile import (
     SUMMED_ROWS,
     Matrix,
@@ -44,7 +44,7 @@ def writer(arithmetic: Arithmetic) -> Callable[..., None]:
     """The kernel's statements: stream the packed weights for few rows, unpack them for many."""
 
     def write(matrix: Matrix, weights: Any, q: Any, acc: Any, rows: Any) -> None:
-        with T.attr(T.int32(0), "pragma_import_llvm", arithmetic.llvm), T.If(rows <= _GEMV_ROWS):
+        with T.If(rows <= _GEMV_ROWS):
             with T.Then():
                 _gemv(arithmetic, matrix, weights, q, acc, rows)
             with T.Else():
@@ -87,7 +87,7 @@ def _stream(
     halves = [start + half for start in starts for half in _HALVES]
     results = [splat(0, 8, "int32") for _ in halves]
     for run in matrix.runs:
-        stream = arithmetic.stream(run.layout)
+        stream = stream_of(run.layout)
         chunk_blocks = arithmetic.chunk_blocks(stream, run.blocks)
         totals = zero_registers(len(halves), 8)
         with T.serial(0, -(-run.blocks // chunk_blocks)) as chunk:

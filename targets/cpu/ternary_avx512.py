@@ -13,7 +13,7 @@ from typing import Any
 from tvm.script.ir_builder import tirx as T
 
 from mmc.ir.packing import BLOCKS, VECTOR_BYTES, Layout, Run
-from mmc.targets.cpu.ternary_512 import IMPORTED, digits_of, dot
+from mmc.targets.cpu.ternary_512 import IMPORTED, digits_of, dot, in_place_1_6bit
 from mmc.targets.cpu.ternary_tile import (
     Matrix,
     Vector,
@@ -23,7 +23,7 @@ from mmc.targets.cpu.ternary_tile import (
     zero_registers,
 )
 
-_FEW_ROWS: dict[Layout, int] = {"2bit": 24, "1.67bit": 24, "1.6bit": 8}
+_FEW_ROWS = 24
 """Up to this many rows of q are multiplied as the weights are read; more pay for a panel."""
 
 _GROUP_ROWS = 8
@@ -46,7 +46,7 @@ def write(matrix: Matrix, weights: Any, q: Any, acc: Any, rows: Any) -> None:
     """The kernel's statements: multiply as the weights are read, or unpack them for many rows."""
     with (
         T.attr(T.int32(0), "pragma_import_llvm", IMPORTED),
-        T.If(rows <= _FEW_ROWS[matrix.layout]),
+        T.If(rows <= _FEW_ROWS),
     ):
         with T.Then():
             _few_rows(matrix, weights, q, acc, rows)
@@ -103,51 +103,36 @@ def _stream(matrix: Matrix, weights: Any, tile: Any, q: Any, start: Any, _: int)
     """A tile with one row of q: as few instructions as the reading of the weights hides.
 
     2bit: the bits of a word stay where they are; its sum is 4^s times too large, and is shifted
-    once at the end.  1.6bit: with b_0 the byte and b_{s+1} = 3 b_s modulo 256, digit s is
-    (3 b_s - b_{s+1}) / 256; the dot products with b_s and b_{s+1} are summed apart.
+    once at the end.  1.6bit: likewise, with four digits of 2 bits looked up, and the fifth.
     """
     total = splat(0, 16, "int32")
     for run in matrix.runs:
         words = BLOCKS[run.layout].words
-        registers = zero_registers({"2bit": 4, "1.67bit": 8, "1.6bit": 10}[run.layout])
+        registers = zero_registers({"2bit": 4, "1.67bit": 8, "1.6bit": 5}[run.layout])
         with T.serial(0, run.blocks) as block:
             vectors = _load(matrix, run, weights, tile, block)
-            factors = _factors(run.layout, vectors)
-            for word in range(words):
+            for word, factor in enumerate(_factors(run.layout, vectors)):
                 spread = T.Bind(T.broadcast(q[start + run.first_word + block * words + word], 16))
-                for register, factor in factors[word]:
-                    dot(registers[register], factor, spread)
+                dot(registers[word % len(registers)], factor, spread)
         total = total + _combine(run.layout, [register[0] for register in registers])
     return [total]
 
 
-def _factors(layout: Layout, vectors: list[Vector]) -> list[list[tuple[int, Vector]]]:
-    """For each word, the bytes that its word of q is multiplied with, and the sum they go to."""
+def _factors(layout: Layout, vectors: list[Vector]) -> list[Vector]:
+    """For each word, the bytes that its word of q is multiplied with."""
     if layout == "1.67bit":
-        return [[(word % 8, digits)] for word, digits in enumerate(digits_of(layout, vectors))]
-    (byte,) = vectors
-    if layout == "2bit":
-        return [[(word, byte & splat(3 << 2 * word, 64, "uint8"))] for word in range(4)]
-    chain = [byte]
-    for _ in range(5):
-        chain.append(T.Bind(T.call_pure_extern("uint8x64", "mmc_triple", chain[-1])))
-    return [[(word, chain[word]), (5 + word, chain[word + 1])] for word in range(5)]
+        return digits_of(layout, vectors)
+    four, *fifth = vectors if layout == "2bit" else in_place_1_6bit(vectors[0])
+    return [*(four & splat(3 << 2 * word, 64, "uint8") for word in range(4)), *fifth]
 
 
 def _combine(layout: Layout, sums: list[Vector]) -> Vector:
-    """The sum over all words of digit times q, from the sums of `_factors`."""
+    """The sum over all words of digit times q, from the sums with `_factors`."""
     if layout == "1.67bit":
         return sum(sums[1:], sums[0])
-    if layout == "2bit":
-        shifted = (T.shift_right(sums[s], splat(2 * s, 16, "int32")) for s in (1, 2, 3))
-        return sum(shifted, sums[0])
-    # Formed modulo 2^32: only the result fits in 32 bits.
-    before, after = (
-        sum((T.reinterpret("uint32x16", one) for one in part), splat(0, 16, "uint32"))
-        for part in (sums[:5], sums[5:])
-    )
-    scaled = T.reinterpret("int32x16", before * splat(3, 16, "uint32") - after)
-    return T.shift_right(scaled, splat(8, 16, "int32"))
+    bits = (0, 2, 4, 6, 6)[: len(sums)]
+    shifted = [T.shift_right(s, splat(b, 16, "int32")) for s, b in zip(sums, bits, strict=True)]
+    return sum(shifted[1:], shifted[0])
 
 
 def _block(

@@ -54,10 +54,8 @@ def ternary_matmul(n: int, k: int, layout: Layout, isa: Isa) -> Kernel:
     """
     if packed_bytes(n, k, layout) > _MAX_PACKED_BYTES:
         raise ValueError(f"a ternary matrix of {n} x {k} does not fit in 2 GiB")
-    if k > MAX_COLUMNS[layout]:
-        raise ValueError(
-            f"a {layout} ternary matrix may have at most {MAX_COLUMNS[layout]} columns, not {k}"
-        )
+    if k > MAX_COLUMNS:
+        raise ValueError(f"a ternary matrix may have at most {MAX_COLUMNS} columns, not {k}")
     parameters = {"weights": "uint8*", "q": "int32*", "acc": "int32*", "rows": "int64"}
     name = f"ternary_matmul_{n}x{k}_{layout.replace('.', '_')}_{isa}"
     return make_kernel(name, parameters, functools.partial(_WRITE[isa], Matrix(n, k, layout)))

@@ -30,10 +30,6 @@ def test_a_matrix_that_has_no_whole_block_gains_nothing() -> None:
     assert of["1.67bit"].size == of["2bit"].size
 
 
-def test_a_layout_that_cannot_hold_the_columns_is_not_offered() -> None:
-    assert "1.6bit" not in {cost.layout for cost in costs(16, 1 << 15, whole=1 << 30)}
-
-
 def packed(n: int, k: int) -> tuple[Op, Log]:
     tensors = Tensors()
     w = tensors.add("w.trits", TensorType(DType.TERNARY, (n, k)), np.zeros((n, k), np.int8))

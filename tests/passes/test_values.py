@@ -313,14 +313,6 @@ def test_packing(layout: str) -> None:
     assert "bits a weight" in step.log.verdicts[0].why
 
 
-def test_a_matrix_too_wide_for_a_layout_gets_the_other() -> None:
-    tensors, k = Tensors(), 33_001
-    w = tensors.add("w.trits", TensorType(DType.TERNARY, (3, k)), random_trits(3, k))
-    graph = graph_of("g", {"y": TernaryMatmul(given("q", B, k, dtype=DType.I8), w)})
-    step = run("pack-ternary{layout=1.6bit}", graph, tensors)
-    assert [str(op.type.dtype) for op in step.after.weights] == ["ternary_2bit"]
-
-
 def test_an_unknown_layout_is_an_error() -> None:
     graph, tensors = projections(5)
     with pytest.raises(MmcError, match="unknown layout '3bit'"):

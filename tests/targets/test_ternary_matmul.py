@@ -13,17 +13,17 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from mmc.ir.packing import Layout, pack, packed_bytes
+from mmc.ir.packing import BLOCKS, MAX_COLUMNS, Layout, pack, packed_bytes
 from mmc.targets.cpu.features import ISA_FLAGS, Isa, cpu_flags
 from mmc.targets.cpu.processor import PROCESSORS, Processor, processor_named
-from mmc.targets.cpu.ternary_matmul import MAX_COLUMNS, ternary_matmul
+from mmc.targets.cpu.ternary_matmul import ternary_matmul
 from mmc.targets.layout import int8_row_bytes
 from mmc.targets.tvm.host import Entry, KernelCall, Tensor, build, size_variable
 from mmc.targets.tvm.loader import Program, aligned_zeros, as_tensor, set_threads
 
 # Sizes below, at and above 16 rows, 2 and 4 tiles, and one block, one chunk and 320 columns.
 SHAPES = [(1, 1), (16, 16), (13, 37), (33, 333), (64, 640), (151, 259), (100, 1301)]
-LAYOUTS: list[Layout] = list(MAX_COLUMNS)
+LAYOUTS: list[Layout] = list(BLOCKS)
 ROWS = [*range(1, 14), 20, 64, 485]
 CANARY = 77
 
@@ -113,7 +113,7 @@ def test_extreme_values(
 @pytest.mark.parametrize("isa", ISA_FLAGS)
 def test_the_widest_matrix_does_not_overflow(isa: Isa) -> None:
     """At `MAX_COLUMNS` the largest sums in 32 bits are just below 2^31."""
-    n, k = 2, MAX_COLUMNS["1.6bit"]
+    n, k = 2, MAX_COLUMNS
     target = processor_here(isa).target
     set_threads(1)
     program = Program(build([entry(n, k, layout, isa) for layout in LAYOUTS], target))
@@ -145,7 +145,7 @@ def test_avx_vnni_needs_no_avx512(name: str, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("layout", LAYOUTS)
 def test_too_many_columns_are_refused(layout: Layout) -> None:
-    k = MAX_COLUMNS[layout] + 1
+    k = MAX_COLUMNS + 1
     with pytest.raises(ValueError, match=f"at most {k - 1} columns, not {k}"):
         ternary_matmul(16, k, layout, "portable")
 
@@ -162,7 +162,7 @@ def test_rows_of_activations_suit_both_layouts() -> None:
 FENCED = '''
 import ctypes, mmap, sys
 import numpy as np
-from mmc.ir.packing import MAX_COLUMNS, packed_bytes
+from mmc.ir.packing import BLOCKS, packed_bytes
 from mmc.targets.layout import int8_row_bytes
 from mmc.targets.tvm.loader import Program, aligned_zeros, as_tensor, set_threads
 
@@ -179,7 +179,7 @@ set_threads(1)
 program = Program(open(sys.argv[1], "rb").read())
 for shape in sys.argv[2:]:
     n, k = map(int, shape.split("x"))
-    for layout in MAX_COLUMNS:
+    for layout in BLOCKS:
         for rows in (1, 2, 6, 7):
             weights = fenced(packed_bytes(n, k, layout))
             q = fenced(rows * int8_row_bytes(k))
