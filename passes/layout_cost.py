@@ -17,8 +17,8 @@ from dataclasses import dataclass
 
 from mmc.ir.packing import Layout, packed_bytes
 
-MEMORY_RATE = 28e9
-"""Bytes a second that one thread reads from memory."""
+MEMORY_RATE = 20e9
+"""Bytes a second that a thread reads from memory while the others read too."""
 
 CACHE_RATE = 60e9
 """Bytes a second from a shared cache."""

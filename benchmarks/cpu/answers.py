@@ -21,7 +21,7 @@ import mmc
 from benchmarks.cpu.measure import run, table
 from benchmarks.cpu.models import artefact, gguf, reference
 from benchmarks.cpu.programs import litespark_facts
-from benchmarks.cpu.settings import LAYOUTS, Settings
+from benchmarks.cpu.settings import Settings, bits
 
 LLAMA = Path(__file__).with_name("llama_answers.py")
 PROMPTS, TOKENS = 16, 4
@@ -38,13 +38,12 @@ def own(settings: Settings, shape: str) -> list[str]:
     wanted = logits(reference(settings.build, shape), None)
     rows: list[list[object]] = []
     certified: list[str] = []
-    for weights in LAYOUTS:
-        bits = weights.replace("bit", " bits")
+    for weights in settings.layouts:
         path = artefact(settings.build, shape, weights, check=True)
-        certified.append(f"- {bits}: {certificate(path)}")
+        certified.append(f"- {bits(weights)}: {certificate(path)}")
         for isa in (None, settings.isa):
             found = logits(path, isa)
-            rows.append([bits, isa or "the best here", *figures(found, wanted)])
+            rows.append([bits(weights), isa or "the best here", *figures(found, wanted)])
     return [*table(COLUMNS, rows), "", "Kernel by kernel, as `mmc compile --check` found:", "",
             *certified]  # fmt: skip
 

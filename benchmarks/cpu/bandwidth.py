@@ -6,7 +6,7 @@ import json
 
 from benchmarks.cpu.measure import run, table
 from benchmarks.cpu.models import MMC, artefact
-from benchmarks.cpu.settings import LAYOUTS, Settings
+from benchmarks.cpu.settings import Settings, bits
 
 PROMPT = 8
 COLUMNS = (
@@ -19,12 +19,12 @@ def fraction(settings: Settings, shape: str) -> list[str]:
     """A row for each layout and number of threads; `mmc bench` measures both in turn."""
     rows: list[list[object]] = []
     for threads in settings.threads:
-        for weights in LAYOUTS:
+        for weights in settings.layouts:
             path = artefact(settings.build, shape, weights)
             command = [MMC, "bench", path, "-p", str(PROMPT), "-n", str(settings.generate)]
             rest = ["-t", str(threads), "-r", str(settings.repeats), "--json"]
             found = json.loads(run([*settings.pin(threads), *command, *rest]).text)
-            rows.append([weights.replace("bit", " bits"), threads, *figures(found)])
+            rows.append([bits(weights), threads, *figures(found)])
     return table(COLUMNS, rows)
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from benchmarks.cpu.measure import Program, Rate, Rates, in_turn, run, table
 from benchmarks.cpu.models import MMC, artefact
-from benchmarks.cpu.settings import LAYOUTS, Settings
+from benchmarks.cpu.settings import Settings, bits
 
 BATCHES = (1, 2, 4, 8, 16)
 PROMPT = 8
@@ -20,7 +20,7 @@ COLUMNS = (
 def batched(settings: Settings, shape: str) -> list[str]:
     """Generation of all sequences together, beside one alone."""
     rows: list[list[object]] = []
-    for weights in LAYOUTS:
+    for weights in settings.layouts:
         path = artefact(settings.build, shape, weights)
         for threads in settings.threads:
             programs = [decode(settings, path, batch) for batch in BATCHES]
@@ -29,7 +29,7 @@ def batched(settings: Settings, shape: str) -> list[str]:
             for batch, program in zip(BATCHES, programs, strict=True):
                 rate = found[program.name]["tg"]
                 rates = (f"{rate.cpu:.2f}", f"{rate.wall:.2f}", rate.over(alone))
-                rows.append([weights.replace("bit", " bits"), threads, batch, *rates])
+                rows.append([bits(weights), threads, batch, *rates])
     return table(COLUMNS, rows)
 
 

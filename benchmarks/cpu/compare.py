@@ -6,18 +6,17 @@ from collections.abc import Mapping, Sequence
 
 from benchmarks.cpu.measure import Program, Rates, in_turn, table
 from benchmarks.cpu.programs import litespark, llama, mmc
-from benchmarks.cpu.settings import LAYOUTS, Settings
+from benchmarks.cpu.settings import Settings
 
 BITNET = "2b-4t"
 COLUMNS = (
     "threads", "test", "program", "weights", "embedding; head", "t/s, CPU time", "t/s, wall",
-    "mmc 2 bits is", "mmc 1.67 bits is",
 )  # fmt: skip
 
 
 def native(settings: Settings, shape: str) -> list[str]:
     """Every program at its best on this processor."""
-    own = [mmc(settings, shape, weights) for weights in LAYOUTS]
+    own = [mmc(settings, shape, weights) for weights in settings.layouts]
     peers: list[Program] = []
     left_out: list[str] = []
     if settings.llama_bench:
@@ -39,7 +38,7 @@ def llama_types(shape: str) -> tuple[str, ...]:
 
 def without_avx512(settings: Settings, shape: str) -> list[str]:
     """Both sides in code for AVX2."""
-    own = [mmc(settings, shape, weights, settings.isa) for weights in LAYOUTS]
+    own = [mmc(settings, shape, weights, settings.isa) for weights in settings.layouts]
     if not settings.llama_bench_avx2:
         return compared(settings, own, [], ["llama.cpp (no --llama-bench-avx2)"])
     types = settings.llama_types or ("tq2_0", "tq1_0")
@@ -57,7 +56,7 @@ def compared(
         for test in found[own[0].name]:
             rows += [[threads, test, *row(program, test, own, found)] for program in (*own, *peers)]
     missing = [f"\nNot measured: {', '.join(left_out)}."] if left_out else []
-    return [*table(COLUMNS, rows), *missing]
+    return [*table((*COLUMNS, *(f"{one.name} is" for one in own)), rows), *missing]
 
 
 def row(

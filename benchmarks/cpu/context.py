@@ -20,7 +20,7 @@ import numpy as np
 import mmc
 from benchmarks.cpu.measure import run, table
 from benchmarks.cpu.models import artefact
-from benchmarks.cpu.settings import LAYOUTS, Settings
+from benchmarks.cpu.settings import Settings, bits
 from mmc.runtime import State
 
 EARLY, PIECE, STEPS, WARM = 10, 512, 8, 16
@@ -33,13 +33,13 @@ COLUMNS = (
 def flat(settings: Settings, shape: str) -> list[str]:
     """A row for the early position and one for the late."""
     rows: list[list[object]] = []
-    for weights in LAYOUTS:
+    for weights in settings.layouts:
         path = artefact(settings.build, shape, weights)
         for threads in settings.threads:
             command = [sys.executable, "-m", "benchmarks.cpu.context", path, "-t", str(threads)]
             command += ["--late", str(settings.context), "--rounds", str(20 * settings.repeats)]
             found = json.loads(run([*settings.pin(threads), *command]).text)
-            head = [weights.replace("bit", " bits"), threads]
+            head = [bits(weights), threads]
             for which, position in enumerate((EARLY, settings.context)):
                 rows.append([*head, position, *figures(found, which)])
     return table(COLUMNS, rows)

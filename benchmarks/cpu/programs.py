@@ -9,14 +9,15 @@ from typing import Any
 
 from benchmarks.cpu.measure import Program, Rate, Rates, run
 from benchmarks.cpu.models import MMC, artefact, gguf
-from benchmarks.cpu.settings import Settings
+from benchmarks.cpu.settings import Settings, bits
+from mmc.ir.packing import Layout
 
 LITESPARK = Path(__file__).with_name("litespark_worker.py")
 TIMED = {"pp": 1, "tg": 3}
 """Repeats of llama-bench that are timed, behind one that is not."""
 
 
-def mmc(settings: Settings, shape: str, weights: str, isa: str | None = None) -> Program:
+def mmc(settings: Settings, shape: str, weights: Layout, isa: str | None = None) -> Program:
     """`mmc bench`, which measures behind a run that warms up."""
     path = artefact(settings.build, shape, weights)
     forced = {"MMC_CPU_ISA": isa} if isa else {}
@@ -27,8 +28,7 @@ def mmc(settings: Settings, shape: str, weights: str, isa: str | None = None) ->
         found = json.loads(run([*settings.pin(threads), *command, *rest], forced).text)
         return {row["test"]: Rate(row["rate"], row["wall_rate"]) for row in found["rows"]}
 
-    bits = weights.replace("bit", " bits")
-    return Program(f"mmc {bits}", bits, "bf16, looked up; ternary", measure)
+    return Program(f"mmc {bits(weights)}", bits(weights), "bf16, looked up; ternary", measure)
 
 
 def llama(settings: Settings, binary: Path, shape: str, kind: str) -> Program:

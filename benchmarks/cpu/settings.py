@@ -10,7 +10,14 @@ from pathlib import Path
 from benchmarks.make_random_model import SHAPES
 from mmc.ir.packing import Layout
 
-LAYOUTS: tuple[Layout, ...] = ("2bit", "1.67bit")
+LAYOUTS: tuple[Layout, ...] = ("2bit", "1.67bit", "1.6bit")
+
+
+def bits(layout: Layout) -> str:
+    """A layout as the tables name it."""
+    return layout.replace("bit", " bits")
+
+
 QUICK_PROMPT, QUICK_GENERATE, QUICK_CONTEXT = 64, 16, 1000
 
 
@@ -19,6 +26,7 @@ class Settings:
     """processors: those that work is pinned to, in order; a peer that is None is left out."""
 
     models: tuple[str, ...]
+    layouts: tuple[Layout, ...]
     build: Path
     threads: tuple[int, ...]
     repeats: int
@@ -50,6 +58,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     every = tuple(sorted(os.sched_getaffinity(0)))
     add = parser.add_argument
     add("--models", type=names, default=tuple(SHAPES), help="shapes of make_random_model.py")
+    add("--layouts", type=names, default=LAYOUTS, help="packings of the weights that are compared")
     add("--build", type=Path, default=Path("build/benchmarks"), help="where models are kept")
     add("-t", "--threads", type=numbers, default=(1, 2), help="such as 1,2")
     add("-r", "--repeats", type=int, default=5, help="rounds; each figure is the median")
@@ -73,6 +82,7 @@ def settings(given: argparse.Namespace) -> Settings:
         raise SystemExit(f"{max(given.threads)} threads need as many --processors")
     return Settings(
         models=given.models,
+        layouts=given.layouts,
         build=given.build,
         threads=(1,) if quick else given.threads,
         repeats=1 if quick else given.repeats,

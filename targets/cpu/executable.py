@@ -7,9 +7,10 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from math import prod
+from itertools import accumulate
+from operator import mul
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -38,19 +39,17 @@ MAX_GEOMETRIES = 64
 
 @dataclass(frozen=True)
 class Place:
-    """Bytes of an arena as an array: `stored` with padded rows, `shape` without."""
+    """Where a value lies in an arena; its rows may be further apart than they are long."""
 
     arena: str
     start: int
-    stop: int
-    dtype: np.dtype[np.generic]
-    stored: tuple[int, ...]
     shape: tuple[int, ...]
+    dtype: np.dtype[Any]
+    strides: tuple[int, ...]
 
     def array(self, memory: Mapping[str, np.ndarray]) -> np.ndarray:
-        """The value without its padding; a view."""
-        whole = memory[self.arena][self.start : self.stop].view(self.dtype).reshape(self.stored)
-        return whole if self.stored == self.shape else whole[..., : self.shape[-1]]
+        """The value; a view."""
+        return np.ndarray(self.shape, self.dtype, memory[self.arena], self.start, self.strides)
 
 
 class Geometry:
@@ -63,47 +62,18 @@ class Geometry:
         self.arena_bytes = {name: offsets[-1] for name, offsets in self.offsets.items()}
         self._places: dict[Value, Place] = {}
         self._shapes: dict[Value, tuple[int, ...]] = {}
-        self.records = {
-            "inputs": self._record("inputs", [(op.name, op) for op in plan.graph.inputs]),
-            "outputs": self._record("outputs", plan.graph.outputs),
-        }
-
-    def _record(self, arena: str, values: Sequence[tuple[str, Value]]) -> np.dtype[np.void]:
-        """An arena as one record: NumPy then finds a value in one step, which decoding needs.
-
-        Its fields are the values that lie there without padding.
-        """
-        fields: dict[str, tuple[object, int]] = {}
-        for name, value in values:
-            root = root_of(value)
-            if root in self.plan.locations:
-                place = self.place(root)
-                shape = self.shape(value)
-                whole = place.arena == arena and place.stored == place.shape
-                if shape and whole and place.dtype.isbuiltin == 1:  # a scalar would be no array
-                    fields[name] = (place.dtype, shape), place.start
-        return np.dtype({
-            "names": list(fields),
-            "formats": [form for form, _ in fields.values()],
-            "offsets": [start for _, start in fields.values()],
-            "itemsize": self.arena_bytes[arena],
-        })  # fmt: skip
 
     def place(self, value: Value) -> Place:
         """The place of a value that is neither a weight nor a reshape."""
         if value not in self._places:
-            self._places[value] = self._find(value)
+            location = self.plan.locations[value]
+            start = self.offsets[location.arena][location.slot]
+            stored = storage_type(value.type).bind(self.symbols)
+            dtype = stored.dtype.numpy
+            sizes = (dtype.itemsize, *reversed(static_shape(stored.shape)))
+            strides = tuple(accumulate(sizes, mul))[-2::-1]
+            self._places[value] = Place(location.arena, start, self.shape(value), dtype, strides)
         return self._places[value]
-
-    def _find(self, value: Value) -> Place:
-        location = self.plan.locations[value]
-        stored = storage_type(value.type).bind(self.symbols)
-        start = self.offsets[location.arena][location.slot]
-        shape, dtype = static_shape(stored.shape), stored.dtype.numpy
-        exact = self.shape(value)
-        return Place(
-            location.arena, start, start + prod(shape) * dtype.itemsize, dtype, shape, exact
-        )
 
     def shape(self, value: Value) -> tuple[int, ...]:
         """The shape of a value in numbers."""
@@ -132,7 +102,7 @@ class CpuExecutable:
         self._mapped = as_tensor(self.weights.bytes)
         self._geometries: dict[object, Geometry] = {}
         self._workspace = aligned_zeros(0)
-        self._inputs: tuple[Geometry, np.ndarray] | None = None
+        self._given: Given | None = None
         self._measure_reading: ReadLimit | None = None
         self.use_threads(default_threads())
 
@@ -173,27 +143,43 @@ class CpuExecutable:
         size = geometry.arena_bytes
         if size["workspace"] > self._workspace.size:
             self._workspace = aligned_zeros(size["workspace"])
-        if self._inputs is None or self._inputs[0] is not geometry:
-            self._inputs = geometry, aligned_zeros(size["inputs"])  # zero where rows are padded
+        if self._given is None or self._given.geometry is not geometry:
+            self._given = Given(geometry, aligned_zeros(size["inputs"]))
+        self._given.fill(inputs)
         memory = {
-            "inputs": self._inputs[1],
+            "inputs": self._given.memory,
             "outputs": aligned_zeros(size["outputs"]),
             "workspace": self._workspace,
         }
-        arenas = Arenas(geometry, memory, self.weights)
-        arenas.fill(inputs)
         self.program[entry](self._mapped, *map(as_tensor, memory.values()), *geometry.sizes)
-        return arenas
+        return Arenas(geometry, memory, self.weights)
 
     def _geometry(self, entry: str, inputs: Arrays) -> Geometry:
         """The geometry for the shapes of the inputs; raise MmcError where they do not fit."""
-        key = (entry, *((name, np.shape(array)) for name, array in inputs.items()))
+        key = entry, *inputs, *map(np.shape, inputs.values())
         if key not in self._geometries:
             if len(self._geometries) >= MAX_GEOMETRIES:
                 self._geometries.clear()
             plan = self.plans[entry]
             self._geometries[key] = Geometry(plan, bind_inputs(plan.graph, inputs))
         return self._geometries[key]
+
+
+@dataclass
+class Given:
+    """The memory of the inputs of a call, which following calls of the same sizes use again."""
+
+    geometry: Geometry
+    memory: np.ndarray
+
+    def __post_init__(self) -> None:
+        places = ((op.name, self.geometry.place(op)) for op in self.geometry.plan.graph.inputs)
+        self._arrays = {name: place.array({"inputs": self.memory}) for name, place in places}
+
+    def fill(self, inputs: Arrays) -> None:
+        """Write the inputs."""
+        for name, array in self._arrays.items():
+            array[...] = inputs[name]
 
 
 @dataclass(frozen=True)
@@ -204,33 +190,15 @@ class Arenas:
     memory: Mapping[str, np.ndarray]
     weights: WeightsFile
 
-    def fill(self, inputs: Arrays) -> None:
-        """Write the inputs."""
-        names = self.geometry.records["inputs"].names or ()
-        record = self._record("inputs") if names else None
-        for op in self.geometry.plan.graph.inputs:
-            if record is not None and op.name in names:
-                record[op.name] = inputs[op.name]
-            else:
-                self.geometry.place(op).array(self.memory)[...] = inputs[op.name]
-
     def outputs(self) -> dict[str, np.ndarray]:
         """The outputs by name."""
-        names = self.geometry.records["outputs"].names or ()
-        record = self._record("outputs") if names else None
-        return {
-            name: record[name] if record is not None and name in names else self.read(value)
-            for name, value in self.geometry.plan.graph.outputs
-        }
-
-    def _record(self, arena: str) -> np.void:
-        return self.memory[arena].view(self.geometry.records[arena])[0]
+        return {name: self.read(value) for name, value in self.geometry.plan.graph.outputs}
 
     def read(self, value: Value) -> np.ndarray:
-        """A value of the graph, where it lies."""
+        """A value of the graph: of the outputs a view, of all else a copy."""
         root = root_of(value)
         if isinstance(root, Weight):
-            array = self.weights.array(root).copy()  # the file is not the caller's to write to
+            array = self.weights.array(root).copy()
         else:
             place = self.geometry.place(root)
             array = place.array(self.memory)

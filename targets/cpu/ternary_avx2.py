@@ -16,6 +16,7 @@ from typing import Any
 from tvm.script.ir_builder import tirx as T
 
 from mmc.ir.packing import BLOCKS, VECTOR_BYTES, Run
+from mmc.targets.cpu.share import share
 from mmc.targets.cpu.ternary_256 import Arithmetic, stream_of, unpack_half
 from mmc.targets.cpu.ternary_tile import (
     SUMMED_ROWS,
@@ -66,18 +67,21 @@ def _gemv(
     """
     sums = row_sums(matrix, q, T.int64(0), rows)
     tile_bytes = matrix.tile_vectors * VECTOR_BYTES
-    with T.parallel(0, -(-matrix.tiles // 2)) as pair, T.serial(0, rows) as row:
+
+    def multiply_pair(pair: Any) -> None:
         # Of an odd number of tiles the last is its own partner.
         tiles = [pair * 2, T.min(pair * 2 + 1, matrix.tiles - 1)]
         starts = [T.Bind(tile * tile_bytes) for tile in tiles]
-        halves = _stream(arithmetic, matrix, weights, starts, q, row * matrix.q_words)
-        for index, tile in enumerate(tiles):
-            total = T.alloc_buffer((16,), "int32")
-            for half, result in enumerate(halves[2 * index : 2 * index + 2]):
-                T.buffer_store(
-                    total, result - splat(sums[row], 8, "int32"), [T.ramp(half * 8, 1, 8)]
-                )
-            store_tile(matrix, acc, row, tile, T.Bind(total.vload([0], "int32x16")))
+        with T.serial(0, rows) as row:
+            halves = _stream(arithmetic, matrix, weights, starts, q, row * matrix.q_words)
+            for index, tile in enumerate(tiles):
+                total = T.alloc_buffer((16,), "int32")
+                for half, result in enumerate(halves[2 * index : 2 * index + 2]):
+                    part = result - splat(sums[row], 8, "int32")
+                    T.buffer_store(total, part, [T.ramp(half * 8, 1, 8)])
+                store_tile(matrix, acc, row, tile, T.Bind(total.vload([0], "int32x16")))
+
+    share(-(-matrix.tiles // 2), multiply_pair)
 
 
 def _stream(
@@ -154,7 +158,8 @@ def _gemm(
         first = T.Bind(part * SUMMED_ROWS)
         count = T.Bind(T.min(rows - first, T.int64(SUMMED_ROWS)))
         sums = row_sums(matrix, q, first, count)
-        with T.parallel(0, matrix.tiles) as tile:
+
+        def multiply_tile(tile: Any) -> None:
             totals = T.alloc_buffer((SUMMED_ROWS * 16,), "int32")
             with T.serial(0, count) as row:
                 T.buffer_store(totals, splat(-sums[row], 16, "int32"), [T.ramp(row * 16, 1, 16)])
@@ -162,6 +167,8 @@ def _gemm(
             with T.serial(0, count) as row:
                 total = T.Bind(totals.vload([row * 16], "int32x16"))
                 store_tile(matrix, acc, first + row, tile, total)
+
+        share(matrix.tiles, multiply_tile)
 
 
 def _gemm_tile(

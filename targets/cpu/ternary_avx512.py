@@ -13,6 +13,7 @@ from typing import Any
 from tvm.script.ir_builder import tirx as T
 
 from mmc.ir.packing import BLOCKS, VECTOR_BYTES, Layout, Run
+from mmc.targets.cpu.share import share
 from mmc.targets.cpu.ternary_512 import IMPORTED, digits_of, dot, in_place_1_6bit
 from mmc.targets.cpu.ternary_tile import (
     Matrix,
@@ -61,8 +62,8 @@ def _few_rows(matrix: Matrix, weights: Any, q: Any, acc: Any, rows: Any) -> None
     alone does.  Bound: reading them for one row; for several, a dot product for each word and row.
     """
     sums = row_sums(matrix, q, T.int64(0), rows)
-    with T.parallel(0, matrix.tiles) as tile:
 
+    def multiply_tile(tile: Any) -> None:
         def multiply(first: Any, height: int) -> None:
             start = T.Bind(first * matrix.q_words)
             results = (_stream if height == 1 else _block)(matrix, weights, tile, q, start, height)
@@ -71,6 +72,8 @@ def _few_rows(matrix: Matrix, weights: Any, q: Any, acc: Any, rows: Any) -> None
                 store_tile(matrix, acc, first + row, tile, total)
 
         _in_groups(rows, _GROUP_ROWS, multiply)
+
+    share(matrix.tiles, multiply_tile)
 
 
 def _in_groups(count: Any, size: int, multiply: Callable[[Any, int], None]) -> None:
@@ -165,7 +168,8 @@ def _many_rows(matrix: Matrix, weights: Any, q: Any, acc: Any, rows: Any) -> Non
         first = T.Bind(part * _PART_ROWS)
         count = T.Bind(T.min(rows - first, T.int64(_PART_ROWS)))
         sums = row_sums(matrix, q, first, count)
-        with T.parallel(0, -(-matrix.tiles // _PANEL_TILES)) as group:
+
+        def multiply_group(group: Any) -> None:
             panel = T.alloc_buffer((_PANEL_TILES * matrix.words * VECTOR_BYTES,), "uint8")
             _unpack_panel(matrix, weights, group * _PANEL_TILES, panel)
 
@@ -173,6 +177,8 @@ def _many_rows(matrix: Matrix, weights: Any, q: Any, acc: Any, rows: Any) -> Non
                 _panel_rows(matrix, panel, q, acc, sums, group * _PANEL_TILES, first, row, height)
 
             _in_groups(count, _PANEL_ROWS, columns)
+
+        share(-(-matrix.tiles // _PANEL_TILES), multiply_group)
 
 
 def _unpack_panel(matrix: Matrix, weights: Any, first: Any, panel: Any) -> None:

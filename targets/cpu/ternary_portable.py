@@ -10,6 +10,7 @@ from typing import Any
 from tvm.script.ir_builder import tirx as T
 
 from mmc.ir.packing import BLOCKS, Layout, Run
+from mmc.targets.cpu.share import share
 from mmc.targets.cpu.ternary_tile import (
     SUMMED_ROWS,
     Matrix,
@@ -40,7 +41,8 @@ def write(matrix: Matrix, weights: Any, q: Any, acc: Any, rows: Any) -> None:
         first = T.Bind(part * SUMMED_ROWS)
         count = T.Bind(T.min(rows - first, T.int64(SUMMED_ROWS)))
         sums = row_sums(matrix, q, first, count)
-        with T.parallel(0, matrix.tiles) as tile:
+
+        def multiply_tile(tile: Any) -> None:
             totals = T.alloc_buffer((SUMMED_ROWS * 16,), "int32")
             with T.serial(0, count) as row:
                 T.buffer_store(totals, splat(-sums[row], 16, "int32"), [T.ramp(row * 16, 1, 16)])
@@ -48,6 +50,8 @@ def write(matrix: Matrix, weights: Any, q: Any, acc: Any, rows: Any) -> None:
             with T.serial(0, count) as row:
                 total = T.Bind(totals.vload([row * 16], "int32x16"))
                 store_tile(matrix, acc, first + row, tile, total)
+
+        share(matrix.tiles, multiply_tile)
 
 
 def _portable_tile(

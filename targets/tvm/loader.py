@@ -51,6 +51,7 @@ class Program:
         import tvm_ffi_orcjit  # its symbols are found only after the runtime is loaded
 
         self._module = tvm_ffi_orcjit.default_session().load_module(code)
+        self._entries: dict[str, Callable[..., None]] = {}
 
     def __getitem__(self, entry: str) -> Callable[..., None]:
         """Return an entry: it takes `as_tensor` values, then the sizes as integers.
@@ -58,10 +59,12 @@ class Program:
         It raises RuntimeError where a tensor is too small, and TypeError or ValueError where an
         argument is of the wrong kind.
         """
-        try:
-            return self._module.get_function(entry)
-        except (AttributeError, RuntimeError) as error:
-            raise KeyError(f"the program has no entry {entry!r}") from error
+        if entry not in self._entries:
+            try:
+                self._entries[entry] = self._module.get_function(entry)
+            except (AttributeError, RuntimeError) as error:
+                raise KeyError(f"the program has no entry {entry!r}") from error
+        return self._entries[entry]
 
 
 def as_tensor(array: npt.NDArray[np.generic]) -> Any:
