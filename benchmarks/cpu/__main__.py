@@ -2,8 +2,8 @@
 
     python -m benchmarks.cpu --llama-bench PATH --llama-bench-avx2 PATH --litespark PYTHON --write
 
-Sections: gemv, gemm (the kernels alone), models (all programs at their best), avx2 (both sides
-without AVX-512), bandwidth, batch, context, answers (of MMC), peers (what was checked of the
+Sections: gemv, rows, gemm (the kernels alone), models (all programs at their best), avx2 (both
+sides without AVX-512), bandwidth, batch, context, answers (of MMC), peers (what was checked of the
 others).  Models are made once, in the folder --build.  A peer that is not given is left out and its
 table says so.  --write puts each block into docs/benchmarks-cpu.md as soon as it is measured.
 """
@@ -29,6 +29,7 @@ BY_SHAPE: dict[str, Callable[[Settings, str], list[str]]] = {
 
 ONCE: dict[str, Callable[[Settings], list[str]]] = {
     "gemv": kernels.gemv,
+    "rows": kernels.rows,
     "gemm": kernels.gemm,
     "peers": answers.peers,
 }

@@ -3,8 +3,10 @@
 """The ternary matmul kernels alone: reading cold weights, and multiplying many rows.
 
 gemv: one row of activations with weights that no cache holds, beside the rate at which the machine
-reads memory.  gemm: 512 rows, beside the rate of dot products in registers, and beside the int8
-products of onnxruntime and torch, which read four times the bytes.  All in turn, by CPU time.
+reads memory.  rows: a few rows with weights in the second-level cache, where only instructions
+count; the rates in `mmc.passes.layout_cost` are from there.  gemm: 512 rows, beside the rate of dot
+products in registers, and beside the int8 products of onnxruntime and torch, which read four times
+the bytes.  All in turn, by CPU time.
 """
 
 from __future__ import annotations
@@ -37,6 +39,8 @@ Shape = tuple[int, int]
 SHAPES: tuple[Shape, ...] = ((5632, 2048), (2048, 5632), (2048, 2048), (6912, 2560), (2560, 6912))
 COLD_BYTES = 640 << 20
 GEMM_ROWS = 512
+ROWS = (1, 2, 4, 8, 16)
+CALLS = 100
 
 
 class Gemv:
@@ -120,6 +124,28 @@ def _cpu_seconds(run: Callable[[], object]) -> float:
     return time.process_time() - began
 
 
+def rows(settings: Settings) -> list[str]:
+    """A few rows with a matrix of 1024 x 2048 in the cache: what memory would have to deliver."""
+    _use(settings, 1)
+    n, k = 1024, 2048
+    tests = [(layout, r, _product(n, k, layout, r, CALLS)) for layout in BLOCKS for r in ROWS]
+    peak = _dot_products()
+    rates: dict[tuple[Layout, int], list[float]] = {}
+    peaks: list[float] = []
+    for _ in range(settings.repeats):
+        peaks.append(peak())
+        for layout, count, run in tests:
+            rates.setdefault((layout, count), []).append(CALLS / _cpu_seconds(run))
+    lines: list[list[object]] = []
+    for (layout, count), found in rates.items():
+        calls, top = statistics.median(found), statistics.median(peaks)
+        macs, read = calls * count * n * k, calls * packed_bytes(n, k, layout)
+        lines.append([layout, count, f"{macs / count / 1e9:.0f}", f"{read / 1e9:.1f}",
+                      f"{macs / 1e9:.0f}", f"{macs / top:.2f}"])  # fmt: skip
+    columns = "weights", "rows", "G weights/s", "GB/s", "GMAC/s", "part of the dot products"
+    return table(columns, lines)
+
+
 def gemm(settings: Settings) -> list[str]:
     """A BitLinear layer of 2048 x 2048 with 512 rows, and int8 products of the same size."""
     _use(settings, 1)
@@ -127,7 +153,10 @@ def gemm(settings: Settings) -> list[str]:
     macs = GEMM_ROWS * n * k
     tests = {
         **{f"mmc, whole layer, {layout}": _layer(n, k, layout) for layout in BLOCKS},
-        **{f"mmc, product alone, {layout}": _product(n, k, layout) for layout in BLOCKS},
+        **{
+            f"mmc, product alone, {layout}": _product(n, k, layout, GEMM_ROWS, 1)
+            for layout in BLOCKS
+        },
         **_int8_peers(n, k),
     }
     peak = _dot_products()
@@ -161,20 +190,21 @@ def _layer(n: int, k: int, layout: Layout) -> Callable[[], object]:
     return lambda: run(x)
 
 
-def _product(n: int, k: int, layout: Layout) -> Callable[[], object]:
-    """The ternary matmul kernel alone."""
+def _product(n: int, k: int, layout: Layout, rows: int, calls: int) -> Callable[[], object]:
+    """The ternary matmul kernel alone, some times over."""
     random = np.random.default_rng(0)
     packed = pack(random.integers(-1, 2, (n, k), np.int8), layout)
-    arrays = [aligned_zeros(packed.size), aligned_zeros(GEMM_ROWS * int8_row_bytes(k))]
+    arrays = [aligned_zeros(packed.size), aligned_zeros(rows * int8_row_bytes(k))]
     arrays[0][:] = packed
     arrays[1][:] = random.integers(0, 256, arrays[1].size, np.uint8)
-    arrays.append(aligned_zeros(GEMM_ROWS * n * 4))
+    arrays.append(aligned_zeros(rows * n * 4))
     tensors = tuple(Tensor(name, 64) for name in ("weights", "q", "acc"))
     call = KernelCall(
-        ternary_matmul(n, k, layout, choose_isa()), (*(t.at() for t in tensors), GEMM_ROWS)
+        ternary_matmul(n, k, layout, choose_isa()), (*(t.at() for t in tensors), rows)
     )
-    program = Program(build([Entry("gemm", tensors, (), (call,))], PROCESSORS[choose_isa()].target))
-    return lambda: program["gemm"](*map(as_tensor, arrays))
+    entry = Entry("product", tensors, (), (call,) * calls)
+    program = Program(build([entry], PROCESSORS[choose_isa()].target))
+    return lambda: program["product"](*map(as_tensor, arrays))
 
 
 def _int8_peers(n: int, k: int) -> dict[str, Callable[[], object]]:
