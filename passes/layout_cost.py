@@ -6,8 +6,8 @@ side by side, and a part of the faster one, which is never hidden whole:
     reading    bytes / bandwidth: of memory, or of a cache where all matrices fit in one
     computing  weights / rate of the kernel on weights that are at hand
 
-The rates are rounded from the AVX-512 kernels of the CPU target on one processor (Zen 4,
-2026-11-22); only their ratios matter.
+The rates are those of the AVX-512 kernels of the CPU target on one processor (Zen 4, 2026-11-22;
+`python -m benchmarks.cpu --only gemv,rows`); only their ratios matter.
 """
 
 from __future__ import annotations
@@ -17,8 +17,8 @@ from dataclasses import dataclass
 
 from mmc.ir.packing import Layout, packed_bytes
 
-MEMORY_RATE = 20e9
-"""Bytes a second that a thread reads from memory while the others read too."""
+MEMORY_RATE = 25e9
+"""Bytes a second that a thread reads from memory: between 32 alone and 17 beside another."""
 
 CACHE_RATE = 60e9
 """Bytes a second from a shared cache."""
@@ -26,8 +26,8 @@ CACHE_RATE = 60e9
 CACHE_BYTES = 16 << 20
 """Models of fewer bytes stay in a cache from one step to the next."""
 
-COMPUTE_RATE: dict[Layout, float] = {"2bit": 180e9, "1.67bit": 145e9, "1.6bit": 125e9}
-"""Weights a second on weights in the first-level cache, one thread."""
+COMPUTE_RATE: dict[Layout, float] = {"2bit": 142e9, "1.67bit": 133e9, "1.6bit": 116e9}
+"""Weights a second on weights in the second-level cache, one thread."""
 
 _NOT_HIDDEN = 0.1
 """Part of the shorter of the two times that adds to the longer."""
