@@ -43,7 +43,7 @@ if TYPE_CHECKING:
     from mmc.driver import CompileOptions
     from mmc.frontends.base import Imported
 
-FORMAT = 1
+FORMAT = 2
 MANIFEST = "manifest.json"
 
 

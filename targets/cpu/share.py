@@ -3,8 +3,8 @@
 """Share equal pieces of work among threads of unequal speed.
 
 TVM's parallel loops give each thread its part beforehand, so that a loop ends with the slowest; the
-processors of a shared machine differ by a third, and more within moments.  Here each thread begins
-with its own part, and takes what is left of the others' when it is done:
+processors of a shared machine differ in speed, by turns.  Here each thread begins with its own
+part, and takes what is left of the others' when it is done:
 
     thread 0 -->.......            ....<-- thread 1 at its end turns back, and takes from the last
     [ 0 1 2 3 4 5 6 7 | 8 9 10 11 12 13 14 15 ]     piece on what nobody has taken
