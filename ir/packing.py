@@ -11,8 +11,8 @@ together hold some words of 16 rows.  With d_w = weight + 1, a digit in {0, 1, 2
 block (same row and j), the bytes are
 
     "2bit"      4 words in 1 vector     d_0 + 4 d_1 + 16 d_2 + 64 d_3
-    "1.6bit"    5 words in 1 vector     v + 64 d_4 for v < 64, else 192 + 3 (v - 64) + d_4
-                                        where v = d_0 + 3 d_1 + 9 d_2 + 27 d_3
+    "1.6bit"    5 words in 1 vector     v + 64 d_4 for v < 64, else 129 + v + 18 d_4
+                                        where v = 27 d_0 + 9 d_1 + 3 d_2 + d_3
     "1.67bit"  24 words in 5 vectors    eight codes c_i = d_3i + 3 d_3i+1 + 9 d_3i+2 of 5 bits:
 
         bits     0 1 2 3 4       5     6     7
@@ -24,8 +24,8 @@ block (same row and j), the bytes are
 
 Both of the dense ones are for a byte shuffle with tables of 64 entries.  In a "1.6bit" byte the
 lower 6 bits are v, for 64 of its 81 values, and the upper two are d_4; where they are 3, the lower
-six mean one of the other 17 values with one of the three digits.  The codes of "1.67bit" are
-indices of tables that hold the digits.
+six are v - 63 + 18 d_4.  That modulo 3 is d_3 as well, which one table thus tells for all bytes.
+The codes of "1.67bit" are indices of tables that hold the digits.
 
 Rows are padded to a multiple of 16 and columns to whole blocks with weight 0 (digit 1).  "1.67bit"
 holds the columns after its last whole block in 2bit blocks.
@@ -189,9 +189,9 @@ def _encode(digits: npt.NDArray[np.uint8], layout: Layout) -> npt.NDArray[np.uin
     if layout == "2bit":
         return np.expand_dims(d[0] | d[1] << 2 | d[2] << 4 | d[3] << 6, -3)
     if layout == "1.6bit":
-        v = d[0] + 3 * d[1] + 9 * d[2] + 27 * d[3]
-        other = v >> 6  # 1 from 64 on, where 192 + 3 (v - 64) is 3 v
-        return np.expand_dims(v * (1 + 2 * other) + (d[4] << 6 * (1 - other)), -3)
+        v = 27 * d[0] + 9 * d[1] + 3 * d[2] + d[3]
+        other = v >> 6  # 1 from 64 on
+        return np.expand_dims(v + 129 * other + (64 - 46 * other) * d[4], -3)
     c = d[0::3] + 3 * d[1::3] + 9 * d[2::3]
     vectors = c[:5].copy()
     vectors[:3] |= c[5:] << 5

@@ -43,7 +43,7 @@ if TYPE_CHECKING:
     from mmc.driver import CompileOptions
     from mmc.frontends.base import Imported
 
-FORMAT = 2
+FORMAT = 3
 MANIFEST = "manifest.json"
 
 

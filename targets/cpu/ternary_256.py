@@ -148,21 +148,26 @@ def _unpack_2bit(vectors: list[Vector]) -> Iterator[Vector]:
 
 
 def _unpack_1_6bit(vectors: list[Vector]) -> Iterator[Vector]:
-    """Where the upper bits are 3, a third of the lower six is v - 64, and the rest is the fifth.
+    """Where the upper bits are 3, the lower six are v - 63, and 18 more for each of the fifth.
 
     v is taken apart into 9 times one number below 9 and another: vpshufb looks up their digits.
     """
     (packed,) = vectors
     lower = hold(packed & splat(63, 32, "uint8"))
     upper = hold(_shifted(packed, 6) & splat(3, 32, "uint8"))
-    third = hold(_upper_of_product(lower, 86))  # 86 / 256 is a third, that far
     other = packed >= splat(192, 32, "uint8")
-    v = hold(T.Select(other, third + splat(64, 32, "uint8"), lower))
-    fifth = hold(T.Select(other, lower - third - third - third, upper))
+
+    def eighteenths(times: int) -> Vector:
+        none, one, two = (splat(times * part, 32, "uint8") for part in range(3))
+        some = T.Select(lower >= splat(18, 32, "uint8"), one, none)
+        return T.Select(lower >= splat(36, 32, "uint8"), two, some)
+
+    v = hold(T.Select(other, lower + splat(63, 32, "uint8") - eighteenths(18), lower))
+    fifth = hold(T.Select(other, eighteenths(1), upper))
     ninth = hold(_shifted(_upper_of_product(v, 57), 1) & splat(15, 32, "uint8"))  # 57 / 512
-    for pair in hold(v - ninth * splat(9, 32, "uint8")), ninth:
-        yield _looked_up(_quotients(1), pair)
+    for pair in ninth, hold(v - ninth * splat(9, 32, "uint8")):
         yield _looked_up(_quotients(3), pair)
+        yield _looked_up(_quotients(1), pair)
     yield fifth
 
 

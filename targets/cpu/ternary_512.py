@@ -29,18 +29,13 @@ def dot(register: Any, digits: Vector, word: Vector) -> None:
 
 def digits_of(layout: Layout, vectors: list[Vector]) -> list[Vector]:
     """The digits of each word of a block."""
-    if layout == "2bit":
-        (byte,) = vectors
-        return [_shift(byte, 2 * word) & splat(3, 64, "uint8") for word in range(4)]
-    if layout == "1.6bit":
-        four, fifth = map(T.Bind, in_place_1_6bit(vectors[0]))
-        shifted = (_shift(four, 2 * word) & splat(3, 64, "uint8") for word in range(4))
-        return [*shifted, _shift(fifth, 6) & splat(3, 64, "uint8")]
-    return [
-        _look_up(_table_name(spare, digit), index)
-        for index, spare in _indices(vectors)
-        for digit in range(3)
-    ]
+    if layout == "1.67bit":
+        return [
+            _look_up(_table_name(spare, digit), index)
+            for index, spare in _indices(vectors)
+            for digit in range(3)
+        ]
+    return [_shift(byte, bit) & splat(3, 64, "uint8") for byte, bit in in_place(layout, vectors)]
 
 
 def _look_up(table: str, index: Vector) -> Vector:
@@ -50,16 +45,20 @@ def _look_up(table: str, index: Vector) -> Vector:
     return T.reinterpret("uint8x64", found)
 
 
-def in_place_1_6bit(byte: Vector) -> tuple[Vector, Vector]:
-    """The first four digits as a 2bit byte, and the fifth times 64.
+def in_place(layout: Layout, vectors: list[Vector]) -> list[tuple[Vector, int]]:
+    """For each word the bytes that hold its digits among others, and the first of their two bits.
 
-    vpermb looks at the lower 6 bits.  Where the upper two are 3, other tables flip what is wrong
-    then; all other bytes they see as 191, for which they hold 0: so no mask is needed, which costs
-    more than these operations.
+    1.6bit: vpermb looks four digits up by the lower 6 bits; the fifth stands above them.  Where the
+    upper bits are 3, a second table flips what is then wrong, of the first three digits and of the
+    fifth; all other bytes it sees as 191, for which it holds 0: masks would cost more.
     """
-    other = T.Bind(T.max(byte, splat(191, 64, "uint8")))
-    four = _look_up("mmc_four", byte) ^ _look_up("mmc_four_flips", other)
-    return four, (byte & splat(192, 64, "uint8")) ^ _look_up("mmc_fifth_flips", other)
+    (byte,) = vectors
+    if layout == "2bit":
+        return [(byte, 2 * word) for word in range(4)]
+    four = T.Bind(_look_up("mmc_four", byte))
+    flips = T.Bind(_look_up("mmc_flips", T.max(byte, splat(191, 64, "uint8"))))
+    flipped = T.Bind(four ^ flips)
+    return [(flipped, 0), (flipped, 2), (flipped, 4), (four, 6), (byte ^ flips, 6)]
 
 
 def _indices(vectors: list[Vector]) -> list[tuple[Vector, int]]:
@@ -102,13 +101,14 @@ def _tables() -> Iterator[tuple[str, npt.NDArray[np.int64]]]:
         code = index >> spare + 1 << spare | index & (1 << spare) - 1
         yield _table_name(spare, digit), code // 3**digit % 3
     yield "mmc_four", _four(index)
-    yield "mmc_four_flips", np.where(index < 63, _four(index) ^ _four(64 + index // 3), 0)
-    yield "mmc_fifth_flips", np.where(index < 63, 3 << 6 ^ index % 3 << 6, 0)
+    fifth, v = index // 18, 63 + index % 18
+    flips = (_four(index) ^ _four(v)) & 63 | (3 ^ fifth) << 6
+    yield "mmc_flips", np.where(index < 63, flips, 0)
 
 
 def _four(v: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
     """Four digits of 2 bits."""
-    return sum((v // 3**digit % 3 << 2 * digit for digit in range(4)), np.zeros_like(v))
+    return sum((v // 3 ** (3 - digit) % 3 << 2 * digit for digit in range(4)), np.zeros_like(v))
 
 
 def _function(name: str, table: npt.NDArray[np.int64]) -> str:

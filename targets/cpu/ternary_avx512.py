@@ -14,7 +14,7 @@ from tvm.script.ir_builder import tirx as T
 
 from mmc.ir.packing import BLOCKS, VECTOR_BYTES, Layout, Run
 from mmc.targets.cpu.share import share
-from mmc.targets.cpu.ternary_512 import IMPORTED, digits_of, dot, in_place_1_6bit
+from mmc.targets.cpu.ternary_512 import IMPORTED, digits_of, dot, in_place
 from mmc.targets.cpu.ternary_tile import (
     Matrix,
     Vector,
@@ -125,8 +125,7 @@ def _factors(layout: Layout, vectors: list[Vector]) -> list[Vector]:
     """For each word, the bytes that its word of q is multiplied with."""
     if layout == "1.67bit":
         return digits_of(layout, vectors)
-    four, *fifth = vectors if layout == "2bit" else in_place_1_6bit(vectors[0])
-    return [*(four & splat(3 << 2 * word, 64, "uint8") for word in range(4)), *fifth]
+    return [byte & splat(3 << bit, 64, "uint8") for byte, bit in in_place(layout, vectors)]
 
 
 def _combine(layout: Layout, sums: list[Vector]) -> Vector:

@@ -110,21 +110,21 @@ def _digits_2bit(columns: list[Vector]) -> Iterator[Vector]:
 
 
 def _digits_1_6bit(columns: list[Vector]) -> Iterator[Vector]:
-    """The fifth digit stands above the others, or is the remainder of a third of the lower 6 bits.
+    """The fifth digit stands above the others; where that is 3, it is an eighteenth of the lower 6.
 
-    In so far, 43 / 128 is a third, 57 / 512 a ninth, and 11 / 32 again a third.
+    In so far, 57 / 1024 is an eighteenth, 57 / 512 a ninth, and 11 / 32 a third.
     """
     (byte,) = columns
     lower, upper = hold(byte & _all(63)), hold(T.shift_right(byte, _all(6)))
-    third = hold(T.shift_right(lower * _all(43), _all(7)))
+    part = hold(T.shift_right(lower * _all(57), _all(10)))
     other = T.EQ(upper, _all(3))
-    v = hold(T.Select(other, third + _all(64), lower))
-    fifth = hold(T.Select(other, lower - third * _all(3), upper))
+    v = hold(T.Select(other, lower + _all(63) - part * _all(18), lower))
+    fifth = hold(T.Select(other, part, upper))
     ninth = hold(T.shift_right(v * _all(57), _all(9)))
-    for pair in hold(v - ninth * _all(9)), ninth:
-        upper_of_pair = hold(T.shift_right(pair * _all(11), _all(5)))
-        yield pair - upper_of_pair * _all(3)
-        yield upper_of_pair
+    for pair in ninth, hold(v - ninth * _all(9)):
+        third = hold(T.shift_right(pair * _all(11), _all(5)))
+        yield third
+        yield pair - third * _all(3)
     yield fifth
 
 

@@ -73,8 +73,8 @@ def bytes_1_67bit(d: list[int]) -> list[int]:
 
 
 def bytes_1_6bit(d: list[int]) -> list[int]:
-    v = d[0] + 3 * d[1] + 9 * d[2] + 27 * d[3]
-    return [v + 64 * d[4] if v < 64 else 192 + 3 * (v - 64) + d[4]]
+    v = 27 * d[0] + 9 * d[1] + 3 * d[2] + d[3]
+    return [v + 64 * d[4] if v < 64 else 129 + v + 18 * d[4]]
 
 
 EXPECTED: dict[Layout, Callable[[list[int]], list[int]]] = {

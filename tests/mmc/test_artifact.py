@@ -82,9 +82,9 @@ def test_missing_file_is_noticed(name: str, copied: Path) -> None:
         ("null", "format version none"),
         ("{}", "format version none"),
         ('{"format": 99}', "format version 99"),
-        ('{"format": 1}', "format version 1, this mmc reads 2"),
-        ('{"format": 2}', "manifest.json: its bytes have changed"),
-        ('{"format": 2, "files": 3}', "manifest.json: its bytes have changed"),
+        ('{"format": 1}', "format version 1, this mmc reads 3"),
+        ('{"format": 3}', "manifest.json: its bytes have changed"),
+        ('{"format": 3, "files": 3}', "manifest.json: its bytes have changed"),
     ],
 )
 def test_manifest_that_is_none(text: str, message: str, copied: Path) -> None:
