@@ -111,7 +111,7 @@ class _Bar:
 @app.command("compile")
 def compile_command(
     checkpoint: Checkpoint,
-    target: Annotated[str, typer.Option(help="cpu or reference; see `mmc targets`.")] = "cpu",
+    target: Annotated[str, typer.Option(help="Such as cpu or cuda:sm_90a; see `mmc targets`.")] = "cpu",
     out: Annotated[
         Path | None, typer.Option("-o", "--out", help="Where the artefact goes.")
     ] = None,
@@ -144,7 +144,7 @@ def compile_command(
     from mmc.api import compile_source
     from mmc.driver import CompileOptions
 
-    folder = out or Path(f"{checkpoint.resolve().name}-{target}")
+    folder = out or Path(f"{checkpoint.resolve().name}-{target.replace(':', '-')}")
     options = CompileOptions(
         target, weights, check, no_fallback, require_matmul_free, dump_ir, print_after, mcpu
     )

@@ -40,6 +40,7 @@ class CompileOptions:
     """What the user asks of a compilation; see `mmc compile --help`."""
 
     target: str = "cpu"
+    """The name of a target, with a processor or architecture behind a colon: cuda:sm_90a."""
     weights: str | None = None
     check: bool = False
     no_fallback: bool = False
@@ -51,7 +52,10 @@ class CompileOptions:
     @property
     def build(self) -> BuildOptions:
         """What concerns the target."""
-        return BuildOptions(self.mcpu, self.check)
+        _, _, named = self.target.partition(":")
+        if named and self.mcpu:
+            raise MmcError(f"{self.target} names one already", "--mcpu", "leave it out")
+        return BuildOptions(named or self.mcpu, self.check)
 
 
 @dataclass
@@ -122,7 +126,7 @@ def _no_such_pass(name: str | None) -> MmcError:
 
 
 def _usable_target(options: CompileOptions) -> Target:
-    target = load_target(options.target)
+    target = load_target(options.target.partition(":")[0])
     if problems := target.problems():
         raise MmcError(problems[0], f"target {target.name}", "see `mmc doctor`")
     return target

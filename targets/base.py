@@ -34,7 +34,7 @@ class BuildOptions:
     """What the user asked of a build."""
 
     mcpu: str | None = None
-    """The one processor to make code for; None for what the target makes by itself."""
+    """The one processor or GPU architecture to make code for; None for what the target chooses."""
     check: bool = False
     """Whether `Target.check` follows."""
 

@@ -7,8 +7,6 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from itertools import accumulate
-from operator import mul
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -19,11 +17,11 @@ from mmc.ir.evaluate import bind_inputs
 from mmc.ir.op import Value
 from mmc.ir.ops.source import Weight
 from mmc.ir.text import parse
-from mmc.ir.types import static_shape
 from mmc.targets.base import Arrays, graph_file
 from mmc.targets.cpu.huge_pages import in_huge_pages
+from mmc.targets.tvm.geometry import Geometry
 from mmc.targets.tvm.loader import Program, aligned_zeros, as_tensor, set_threads
-from mmc.targets.tvm.plan import Plan, root_of, storage_type, symbols_of
+from mmc.targets.tvm.plan import Plan, root_of
 from mmc.targets.weights_file import WeightsFile
 
 if TYPE_CHECKING:
@@ -35,51 +33,6 @@ THREADS = "MMC_NUM_THREADS"
 
 MAX_GEOMETRIES = 64
 """Sizes of calls that are remembered; decoding repeats one."""
-
-
-@dataclass(frozen=True)
-class Place:
-    """Where a value lies in an arena; its rows may be further apart than they are long."""
-
-    arena: str
-    start: int
-    shape: tuple[int, ...]
-    dtype: np.dtype[Any]
-    strides: tuple[int, ...]
-
-    def array(self, memory: Mapping[str, np.ndarray]) -> np.ndarray:
-        """The value; a view."""
-        return np.ndarray(self.shape, self.dtype, memory[self.arena], self.start, self.strides)
-
-
-class Geometry:
-    """A plan with numbers for its sizes: where each value lies, worked out once."""
-
-    def __init__(self, plan: Plan, symbols: Mapping[str, int]) -> None:
-        self.plan, self.symbols = plan, symbols
-        self.sizes = tuple(symbols[name] for name in symbols_of(plan.graph))
-        self.offsets = {name: arena.offsets(symbols) for name, arena in plan.arenas.items()}
-        self.arena_bytes = {name: offsets[-1] for name, offsets in self.offsets.items()}
-        self._places: dict[Value, Place] = {}
-        self._shapes: dict[Value, tuple[int, ...]] = {}
-
-    def place(self, value: Value) -> Place:
-        """The place of a value that is neither a weight nor a reshape."""
-        if value not in self._places:
-            location = self.plan.locations[value]
-            start = self.offsets[location.arena][location.slot]
-            stored = storage_type(value.type).bind(self.symbols)
-            dtype = stored.dtype.numpy
-            sizes = (dtype.itemsize, *reversed(static_shape(stored.shape)))
-            strides = tuple(accumulate(sizes, mul))[-2::-1]
-            self._places[value] = Place(location.arena, start, self.shape(value), dtype, strides)
-        return self._places[value]
-
-    def shape(self, value: Value) -> tuple[int, ...]:
-        """The shape of a value in numbers."""
-        if value not in self._shapes:
-            self._shapes[value] = static_shape(value.type.bind(self.symbols).shape)
-        return self._shapes[value]
 
 
 def default_threads() -> int:
@@ -189,6 +142,10 @@ class Arenas:
     geometry: Geometry
     memory: Mapping[str, np.ndarray]
     weights: WeightsFile
+
+    @property
+    def symbols(self) -> Mapping[str, int]:
+        return self.geometry.symbols
 
     def outputs(self) -> dict[str, np.ndarray]:
         """The outputs by name."""

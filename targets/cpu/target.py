@@ -130,12 +130,12 @@ class CpuTarget(Target):
     def check(
         self, folder: Path, entries: Mapping[str, Graph], probe: Arrays, options: BuildOptions
     ) -> dict[str, Any]:
-        from mmc.targets.cpu.check import check_kernels
+        from mmc.targets.cpu.check import check_build
         from mmc.targets.cpu.processor import PROCESSORS, processor_named
 
         named = None if options.mcpu is None else processor_named(options.mcpu)
         processor = named or PROCESSORS[choose_isa()]
-        return check_kernels(folder, entries, probe, processor)
+        return check_build(folder, entries, probe, processor)
 
 
 TARGET = CpuTarget()

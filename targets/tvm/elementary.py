@@ -42,7 +42,7 @@ def hold(x: Vector) -> Vector:
         return T.Bind(x)
     if isinstance(x, tirx.Broadcast) and hold(x.value).same_as(x.value):
         return x
-    variable = T.alloc_buffer((1,), str(x.ty))
+    variable = T.alloc_buffer((1,), str(x.ty), scope="local")
     T.buffer_store(variable, x, [0])
     return T.Bind(variable[0])
 

@@ -78,6 +78,8 @@ class Elements:
     kept: dict[Value, Kept] = field(default_factory=dict)
     reduced: dict[Op, Vector] = field(default_factory=dict)
     stage: int = 0
+    lanes: int = LANES
+    """Columns that a loop on the spot may take together; 1 where threads share the columns."""
     _scopes: list[dict[Any, Any]] = field(default_factory=lambda: [{}])
 
     @contextlib.contextmanager
@@ -291,10 +293,10 @@ def _reduction(e: Elements, op: Reduction, index: Index) -> Vector:
 
 
 def _linear(e: Elements, op: Linear, index: Index) -> Vector:
-    """One dot product, 16 columns at a time."""
+    """One dot product, `lanes` columns at a time."""
     *lead, n = index.axes
     columns = op.w.type.shape[1]
-    fold = Fold(Sum(op.x), LANES)
+    fold = Fold(Sum(op.x), e.lanes)
     rest = Fold(Sum(op.x), 1)
 
     def add(total: Fold, k: Any) -> None:
@@ -302,8 +304,13 @@ def _linear(e: Elements, op: Linear, index: Index) -> Vector:
             x = e.at(op.x, Index((*lead, k), total.lanes, index.in_row))
             total.add(x * e.at(op.w, Index((n, k), total.lanes)), k)
 
-    for_columns(size_of(columns, e.symbols), lambda k: add(fold, k), lambda k: add(rest, k))
-    dot = lane_total(fold.result(1), lambda a, b: a + b) + rest.result(1)
+    if e.lanes == 1:
+        with serial(size_of(columns, e.symbols)) as k:
+            add(rest, k)
+        dot = rest.result(1)
+    else:
+        for_columns(size_of(columns, e.symbols), lambda k: add(fold, k), lambda k: add(rest, k))
+        dot = lane_total(fold.result(1), lambda a, b: a + b) + rest.result(1)
     if op.bias is not None:
         dot = dot + e.at(op.bias, Index((n,)))
     return rounded(dot, op.type.dtype)

@@ -33,7 +33,7 @@ def serial(extent: Any) -> Any:
 
 def register(dtype: str, lanes: int, start: Vector) -> Any:
     """A variable; one buffer each, which LLVM keeps in a register."""
-    buffer = T.alloc_buffer((1,), dtype if lanes == 1 else f"{dtype}x{lanes}")
+    buffer = T.alloc_buffer((1,), dtype if lanes == 1 else f"{dtype}x{lanes}", scope="local")
     T.buffer_store(buffer, start, [0])
     return buffer
 
@@ -79,8 +79,9 @@ class Fold:
         self.op, self.lanes = op, lanes
         dtype: DType = op.operands[0].type.dtype
         self.dtype = "float32" if isinstance(op, Mean) else COMPUTED[dtype]
-        first = _lowest(self.dtype) if isinstance(op, Max | ArgMax) else 0
-        self.total = register(self.dtype, lanes, number(first, self.dtype, lanes))
+        least = _lowest(self.dtype) if isinstance(op, Max | ArgMax) else 0
+        self.first = number(least, self.dtype, lanes)
+        self.total = register(self.dtype, lanes, self.first)
         if isinstance(op, ArgMax):
             self.where = register("int64", lanes, number(0, "int64", lanes))
 

@@ -80,7 +80,7 @@ class _EntryBuilder:
         self.program.entries.append(entry)
 
     def _call(self, op: KernelOp) -> KernelCall:
-        matmul = _lone_matmul(op.body)
+        matmul = lone_matmul(op.body)
         if matmul is not None:
             n, k = static_shape(matmul.w.type.shape)
             kernel = self.program.emit_matmul(n, k, matmul.w.type.dtype.layout or "2bit")
@@ -109,7 +109,8 @@ class _EntryBuilder:
         return size_of(dim, self.sizes)
 
 
-def _lone_matmul(body: Graph) -> TernaryMatmul | None:
+def lone_matmul(body: Graph) -> TernaryMatmul | None:
+    """The ternary matmul that is all that the body does, or None."""
     made = [op for op in body if op.operands]
     return made[0] if len(made) == 1 and isinstance(made[0], TernaryMatmul) else None
 

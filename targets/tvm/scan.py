@@ -31,12 +31,14 @@ def write(
     elements: Elements, nest: Nest, stores: Sequence[tuple[Value, Place]], parallel_work: int
 ) -> None:
     """The loops of a nest with recurrences."""
-    _Scan(elements, nest, stores, parallel_work).write()
+    Scan(elements, nest, stores, parallel_work).write()
 
 
-class _Scan:
+class Scan:
+    """A nest with recurrences; `task` runs some columns of one sequence over all steps."""
+
     def __init__(
-        self, elements: Elements, nest: Nest, stores: Sequence[tuple[Value, Place]], work: int
+        self, elements: Elements, nest: Nest, stores: Sequence[tuple[Value, Place]], work: int = 0
     ) -> None:
         self.elements, self.nest, self.stores = elements, nest, stores
         self.parallel_work = work
@@ -68,7 +70,7 @@ class _Scan:
 
         def run(task: Any) -> None:
             *outer, block = unravel(task, sizes)
-            self._task(
+            self.task(
                 outer, T.Bind(as_expression(block * (vectors * lanes) + start)), vectors, lanes
             )
 
@@ -92,7 +94,7 @@ class _Scan:
         axes[self.axis] = step
         return tuple(0 if is_one(dim) else axis for dim, axis in zip(self.shape, axes, strict=True))
 
-    def _task(self, outer: Sequence[Any], column: Any, vectors: int, lanes: int) -> None:
+    def task(self, outer: Sequence[Any], column: Any, vectors: int, lanes: int) -> None:
         e = self.elements
         starts = [T.Bind(column + i * lanes) for i in range(vectors)]
         registers = []

@@ -146,6 +146,7 @@ class Plan:
 
     stored: Collection[Value]
     outputs: Sequence[Value]
+    cheap: int = CHEAP
     levels: dict[Value, int] = field(default_factory=dict[Value, int])
     reductions: list[Op] = field(default_factory=list[Op])
     kept: dict[Value, int] = field(default_factory=dict[Value, int])
@@ -205,7 +206,7 @@ class Plan:
         if not isinstance(value.type.shape[-1], int):
             return False  # scratch memory has a fixed size
         at_hand = {*self.stored, *self.kept, *self.read_back}
-        return self.cost(value, at_hand) > CHEAP
+        return self.cost(value, at_hand) > self.cheap
 
     @staticmethod
     def cost(value: Value, at_hand: Collection[Value]) -> int:

@@ -1,0 +1,126 @@
+# pyright: basic
+# TVM does not type its expressions.
+"""Device kernels: TIR on raw pointers, turned into one CUDA source by TVM.
+
+TVM splits a function into a host part, which launches, and a device part.  Only the device part is
+used; `mmc.targets.cuda.executable` launches it.  Its parameters come in an order of TVM's choice,
+which is read off the host part's call.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import tvm
+from tvm import ir, s_tir, tirx
+from tvm.script.ir_builder import IRBuilder
+from tvm.script.ir_builder import tirx as T
+from tvm.tirx.compilation_pipeline import finalize_device_passes
+
+HELPERS = Path(__file__).with_name("device.cuh").read_text()
+
+_UNBOUNDED = 1 << 40
+"""Declared length of a buffer behind a raw pointer; nothing is checked against it."""
+
+
+@dataclass(frozen=True, eq=False)
+class DeviceKernel:
+    """A kernel: its parameters ("int64", or "int8*" for a pointer) by name, and its TIR."""
+
+    name: str
+    parameters: Mapping[str, str]
+    threads: int
+    function: tirx.PrimFunc
+
+
+def make_kernel(
+    name: str, parameters: Mapping[str, str], threads: int, body: Callable[..., None]
+) -> DeviceKernel:
+    """Build a kernel: `body(block, thread, *arguments)`, blocks and threads counted in int32.
+
+    Buffers are flat and have no bounds.  The body must leave alone what blocks past its work get.
+    """
+    with IRBuilder() as builder, T.prim_func():
+        T.func_name(name)
+        T.func_attr({"global_symbol": name, "tirx.noalias": True})
+        variables = [
+            T.arg(key, T.ptr(kind[:-1]) if kind.endswith("*") else tirx.Var(key, kind))
+            for key, kind in parameters.items()
+        ]
+        blocks = T.arg("blocks", tirx.Var("blocks", "int32"))
+        buffers = [
+            T.decl_buffer((_UNBOUNDED,), kind[:-1], data=variable) if kind.endswith("*") else variable
+            for variable, kind in zip(variables, parameters.values(), strict=True)
+        ]
+        T.device_entry()
+        block = T.cta_id([blocks])
+        thread = T.thread_id([threads])
+        body(block, thread, *buffers)
+    function: Any = builder.get()
+    return DeviceKernel(name, dict(parameters), threads, function)
+
+
+def call(name: str, result: str, *arguments: Any) -> Any:
+    """A call of a helper in device.cuh."""
+    return T.cuda.func_call(name, *arguments, source_code=HELPERS, return_type=result)
+
+
+def do(name: str, *arguments: Any) -> None:
+    """A call of a helper that returns nothing."""
+    T.evaluate(T.cuda.func_call(name, *arguments, source_code=HELPERS))
+
+
+@dataclass(frozen=True)
+class Source:
+    """One CUDA source, and for each kernel the order of its parameters."""
+
+    text: str
+    parameters: Mapping[str, tuple[str, ...]]
+
+
+def generate(kernels: Sequence[DeviceKernel], architecture: str) -> Source:
+    """The CUDA source of the kernels; the same for the same kernels."""
+    target = tvm.target.Target({"kind": "cuda", "arch": architecture}, host={"kind": "llvm"})
+    functions = {kernel.name: kernel.function for kernel in kernels}
+    transform = tirx.transform
+    passes = [
+        transform.BindTarget(target),
+        transform.LowerTIRx(),
+        s_tir.transform.UnifyThreadBinding(),
+        transform.StmtSimplify(),
+        transform.LowerTIRxOpaque(),
+        transform.FlattenBuffer(),
+        transform.NarrowDataType(32),
+        transform.VectorizeLoop(True),
+        transform.UnrollLoop(),
+        transform.StmtSimplify(),
+        transform.CommonSubexprElim(),
+        transform.VerifyMemory(),
+        transform.AnnotateEntryFunc(),
+        transform.SplitHostDevice(),
+    ]
+    split = ir.transform.Sequential(passes)(tvm.IRModule(functions))
+    by_name = {symbol.name_hint: function for symbol, function in split.functions.items()}
+    device = {n: f for n, f in by_name.items() if f.attrs.get("calling_conv") == 2}
+    orders = {kernel.name: _order(by_name[kernel.name], kernel) for kernel in kernels}
+    ordered = {name: device[name] for name in sorted(device)}
+    module = finalize_device_passes()(tvm.IRModule(ordered))
+    built: Any = tvm.get_global_func("target.build.cuda")(module, target)
+    return Source(built.inspect_source(), orders)
+
+
+def _order(host: tirx.PrimFunc, kernel: DeviceKernel) -> tuple[str, ...]:
+    """The names of the parameters in the order in which the host part passes them.
+
+    The host part declares the buffers over its parameters and makes one call:
+    (name of the device part, arguments, number of blocks, number of threads).
+    """
+    names: dict[Any, str] = dict(zip(host.params, (*kernel.parameters, "blocks"), strict=True))
+    body: Any = host.body
+    *declared, launch = body.seq if isinstance(body, tirx.SeqStmt) else [body]
+    names |= {stmt.buffer: names[stmt.data] for stmt in declared}
+    arguments = launch.value.args[1:-2]
+    return tuple(names[a.args[0] if isinstance(a, ir.Call) else a] for a in arguments)

@@ -1,0 +1,102 @@
+# pyright: basic
+# NVIDIA's bindings are not typed.
+"""CUDA source to device code with NVRTC, which needs neither a GPU nor a CUDA toolkit.
+
+Device code is kept by the digest of source, options and compiler, so that a build that changes
+nothing compiles nothing.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import tempfile
+from pathlib import Path
+from typing import Any
+
+from mmc.errors import MmcError
+
+OPTIONS = ("--std=c++17", "--fmad=true", "--extra-device-vectorization")
+"""Division, square roots and small numbers stay exact: fast math is off."""
+
+_STANDARD = Path(__file__).with_name("standard.cuh").read_bytes()
+_HEADERS = dict.fromkeys(
+    (b"cuda/std/cstdint", b"cuda/std/type_traits", b"math_constants.h"), _STANDARD
+)
+
+CACHE = "MMC_CACHE"
+"""Environment variable: the folder of the cache; ~/.cache/mmc by default, none where empty."""
+
+
+def compile_source(text: str, architecture: str) -> bytes:
+    """The cubin of a source for an architecture ("sm_90a"), or its PTX ("compute_80").
+
+    Raises MmcError where the compiler refuses.
+    """
+    options = (*OPTIONS, f"--gpu-architecture={architecture}")
+    nvrtc = _nvrtc()
+    version = "{}.{}".format(*_checked(nvrtc, nvrtc.nvrtcVersion()))
+    digest = hashlib.sha256("\0".join((version, *options, _STANDARD.decode(), text)).encode()).hexdigest()
+    kept = _kept(digest)
+    if kept is not None and kept.is_file():
+        return kept.read_bytes()
+    code = _compile(nvrtc, text, options)
+    if kept is not None:
+        _keep(kept, code)
+    return code
+
+
+def _nvrtc() -> Any:
+    from cuda.bindings import nvrtc
+
+    return nvrtc
+
+
+def _compile(nvrtc: Any, text: str, options: tuple[str, ...]) -> bytes:
+    headers = list(_HEADERS.values()), list(_HEADERS)
+    created = nvrtc.nvrtcCreateProgram(text.encode(), b"mmc.cu", len(_HEADERS), *headers)
+    (program,) = _checked(nvrtc, created)
+    try:
+        (status,) = nvrtc.nvrtcCompileProgram(
+            program, len(options), [option.encode() for option in options]
+        )
+        if status != nvrtc.nvrtcResult.NVRTC_SUCCESS:
+            raise MmcError(f"the CUDA compiler refused:\n{_log(nvrtc, program)}", options[-1])
+        kind = "PTX" if "=compute_" in options[-1] else "CUBIN"
+        (size,) = _checked(nvrtc, getattr(nvrtc, f"nvrtcGet{kind}Size")(program))
+        code = bytearray(size)
+        _checked(nvrtc, getattr(nvrtc, f"nvrtcGet{kind}")(program, code))
+        return bytes(code)
+    finally:
+        nvrtc.nvrtcDestroyProgram(program)
+
+
+def _log(nvrtc: Any, program: Any) -> str:
+    (size,) = _checked(nvrtc, nvrtc.nvrtcGetProgramLogSize(program))
+    log = bytearray(size)
+    nvrtc.nvrtcGetProgramLog(program, log)
+    lines = log.decode(errors="replace").splitlines()
+    return "\n".join([line for line in lines if "error" in line] or lines[:20])
+
+
+def _checked(nvrtc: Any, answer: tuple[Any, ...]) -> tuple[Any, ...]:
+    status, *values = answer
+    if status != nvrtc.nvrtcResult.NVRTC_SUCCESS:
+        raise MmcError(f"NVRTC: {nvrtc.nvrtcGetErrorString(status)[1].decode()}")
+    return tuple(values)
+
+
+def _kept(digest: str) -> Path | None:
+    folder = os.environ.get(CACHE, str(Path.home() / ".cache" / "mmc"))
+    return Path(folder, "cuda", digest) if folder else None
+
+
+def _keep(kept: Path, code: bytes) -> None:
+    """Write the file whole or not at all; a folder that cannot be written is no error."""
+    try:
+        kept.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.NamedTemporaryFile(dir=kept.parent, delete=False) as file:
+            file.write(code)
+        Path(file.name).replace(kept)
+    except OSError:
+        return

@@ -1,0 +1,82 @@
+// What TIR has no word for: integer dot products, tensor cores, and results that a block agrees on.
+#ifndef MMC_DEVICE_CUH
+#define MMC_DEVICE_CUH
+
+namespace mmc {
+
+constexpr unsigned kAllLanes = 0xffffffffu;
+
+struct Sum {
+  template <typename T>
+  __device__ static T combine(T x, T y) { return x + y; }
+};
+
+struct Largest {
+  template <typename T>
+  __device__ static T combine(T x, T y) { return x > y ? x : y; }
+};
+
+// Combines `value` of every thread; all threads get the result.  The order is that of the threads,
+// always the same.  `empty` changes nothing when it is combined.
+template <typename Operation, typename T>
+__device__ T block_combine(T value, T empty) {
+  __shared__ T parts[32];
+  for (int distance = 16; distance > 0; distance /= 2)
+    value = Operation::combine(value, __shfl_xor_sync(kAllLanes, value, distance));
+  int lane = threadIdx.x % 32, warp = threadIdx.x / 32;
+  if (lane == 0) parts[warp] = value;
+  __syncthreads();
+  value = lane < (blockDim.x + 31) / 32 ? parts[lane] : empty;
+  for (int distance = 16; distance > 0; distance /= 2)
+    value = Operation::combine(value, __shfl_xor_sync(kAllLanes, value, distance));
+  __syncthreads();  // before `parts` is written again
+  return value;
+}
+
+// The position of the largest value, the first of equal ones.
+template <typename T>
+__device__ long long block_first_largest(T value, long long position, T lowest) {
+  T largest = block_combine<Largest>(value, lowest);
+  long long never = (1ll << 62);
+  return -block_combine<Largest>(value == largest ? -position : -never, -never);
+}
+
+}  // namespace mmc
+
+// The 16 products of bytes are added to `sum`: unsigned times signed.
+__device__ __forceinline__ int mmc_dot4(unsigned weights, int activations, int sum) {
+  int result;
+  asm("dp4a.u32.s32 %0, %1, %2, %3;" : "=r"(result) : "r"(weights), "r"(activations), "r"(sum));
+  return result;
+}
+
+__device__ __forceinline__ void mmc_load16(void* to, const void* from) {
+  *static_cast<uint4*>(to) = *static_cast<const uint4*>(from);
+}
+
+// Reads what is used once, around the caches' favour.
+__device__ __forceinline__ void mmc_stream16(void* to, const void* from) {
+  *static_cast<uint4*>(to) = __ldcs(static_cast<const uint4*>(from));
+}
+
+__device__ __forceinline__ int mmc_sum_lanes(int value, int from, int to) {
+  for (int distance = from; distance < to; distance *= 2)
+    value += __shfl_xor_sync(mmc::kAllLanes, value, distance);
+  return value;
+}
+
+// Four digits {0, 1, 2} as bytes {-1, 0, 1}: no byte borrows from its neighbour.
+__device__ __forceinline__ unsigned mmc_signed_digits(unsigned digits) {
+  return ((digits | 0x80808080u) - 0x01010101u) ^ 0x80808080u;
+}
+
+// Adds a 16 x 32 by 32 x 8 product of signed bytes to `sums`, 4 of 16 x 8 (mma.m16n8k32).
+__device__ __forceinline__ void mmc_mma_s8(int* sums, unsigned a0, unsigned a1, unsigned a2,
+                                           unsigned a3, int b0, int b1) {
+  asm("mma.sync.aligned.m16n8k32.row.col.s32.s8.s8.s32 {%0,%1,%2,%3}, {%4,%5,%6,%7}, {%8,%9}, "
+      "{%0,%1,%2,%3};"
+      : "+r"(sums[0]), "+r"(sums[1]), "+r"(sums[2]), "+r"(sums[3])
+      : "r"(a0), "r"(a1), "r"(a2), "r"(a3), "r"(b0), "r"(b1));
+}
+
+#endif

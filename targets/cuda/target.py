@@ -1,0 +1,133 @@
+"""The CUDA target: TIR kernels through TVM and NVRTC, run through the driver.
+
+lib/ holds the launches, the source, a cubin for each architecture, and PTX that the driver compiles
+for devices that none of them is for.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+from collections.abc import Mapping, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any, ClassVar
+
+from mmc.errors import MmcError
+from mmc.ir.graph import Graph
+from mmc.ir.op import Op
+from mmc.ir.ops.recurrence import Kernel
+from mmc.ir.ops.ternary import TernaryMatmul
+from mmc.ir.tensors import Tensors
+from mmc.targets.base import (
+    Arrays,
+    BuildOptions,
+    Built,
+    Capabilities,
+    Executable,
+    Progress,
+    Target,
+)
+from mmc.targets.cuda import architecture
+
+
+class CudaTarget(Target):
+    name: ClassVar[str] = "cuda"
+    capabilities: ClassVar[Capabilities] = Capabilities(
+        "NVIDIA GPUs from Ampere on, through TVM and NVRTC; compiles without a GPU",
+        ("2bit",),
+        kernels=True,
+    )
+
+    def problems(self) -> list[str]:
+        return _missing({"cuda": "cuda-bindings"})
+
+    def here(self) -> str:
+        from mmc.targets.cuda import driver
+
+        why = driver.problem()
+        return f"compiles, does not run: {why}" if why else f"GPU {driver.device().name}"
+
+    def unsupported(self, graph: Graph) -> list[tuple[Op, str]]:
+        from mmc.targets.tvm.coverage import unsupported
+        from mmc.targets.tvm.plan import unplaced
+
+        wrong = unplaced(graph)
+        for op in graph:
+            if isinstance(op, Kernel) and not any(isinstance(x, TernaryMatmul) for x in op.body):
+                wrong += [
+                    (op if x.origin is None else x, f"a GPU has no kernel for {x.mnemonic}")
+                    for x in unsupported(op.body)
+                ]
+        return wrong
+
+    def refuse(self, options: BuildOptions) -> None:
+        if missing := _missing({"tvm": "apache-tvm", "nvidia": "nvidia-cuda-nvrtc"}):
+            raise MmcError(missing[0], "target cuda")
+        if options.mcpu is not None:
+            architecture.require(options.mcpu)
+        if options.check:
+            from mmc.targets.cuda import driver
+
+            if why := driver.problem():
+                raise MmcError(f"needs a GPU: {why}", "--check", "leave it out")
+
+    def build(
+        self,
+        entries: Mapping[str, Graph],
+        tensors: Tensors,
+        folder: Path,
+        progress: Progress,
+        options: BuildOptions,
+    ) -> Built:
+        from mmc.targets.cuda.build import compiled, generate
+        from mmc.targets.cuda.launches import to_json
+        from mmc.targets.tvm.plan import Plan
+
+        lib = folder / "lib"
+        lib.mkdir()
+        plans = {name: Plan(graph) for name, graph in entries.items()}
+        names = (options.mcpu,) if options.mcpu else architecture.DEFAULT
+        made = generate(plans, names[0])
+        (lib / "kernels.cu").write_text(made.text)
+        (lib / "launches.json").write_text(to_json(made.launches))
+        oldest = f"compute_{architecture.OLDEST}"
+        files = {name: f"{name}.cubin" for name in names}
+        files |= {} if options.mcpu else {oldest: f"{oldest}.ptx"}
+        sizes: dict[str, int] = {}
+        for name, file in files.items():
+            progress(f"code for {name}")
+            code = compiled(made, name)
+            (lib / file).write_bytes(code)
+            sizes[name] = len(code)
+        return Built({"architectures": sizes, "distinct_kernels": made.kernels})
+
+    def load(self, folder: Path, entries: Sequence[str], built: Mapping[str, Any]) -> Executable:
+        from mmc.targets.cuda import driver
+        from mmc.targets.cuda.executable import CudaExecutable
+
+        if why := driver.problem():
+            raise MmcError(f"cannot run here: {why}", str(folder), "compile it for the cpu")
+        return CudaExecutable.open(folder, entries)
+
+    def check(
+        self, folder: Path, entries: Mapping[str, Graph], probe: Arrays, options: BuildOptions
+    ) -> dict[str, Any]:
+        from mmc.targets.cuda.driver import device
+        from mmc.targets.cuda.executable import CudaExecutable
+        from mmc.targets.tvm.check import check_kernels
+
+        executable = CudaExecutable.open(folder, list(entries), keep_all=True)
+        run = partial(executable.call, inputs=probe)
+        return check_kernels(device().name, executable.plans, run)
+
+
+def _missing(packages: Mapping[str, str]) -> list[str]:
+    """What must be installed, by the name that is imported."""
+    return [
+        f"the package {package} is not installed: pip install mmc-compiler[cuda]"
+        for name, package in packages.items()
+        if not importlib.util.find_spec(name)
+    ]
+
+
+TARGET = CudaTarget()
