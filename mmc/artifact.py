@@ -179,15 +179,18 @@ def _write_certificate(
     record = {
         "format": FORMAT,
         "passes": [check.record() for check in contents.checks],
-        "target": target.check(folder, contents.entries, _probe(contents), options.build),
+        "target": target.check(folder, contents.entries, _probes(contents), options.build),
     }
     _write_json(folder / "certificate.json", record)
 
 
-def _probe(contents: Contents) -> Mapping[str, Any]:
+def _probes(contents: Contents) -> Mapping[str, Mapping[str, Any]]:
     from mmc.driver import probe_inputs
 
-    return probe_inputs(contents.imported, seed=1)[0]
+    return {
+        name: probe_inputs(contents.imported, graph, seed=1)
+        for name, graph in contents.entries.items()
+    }
 
 
 def _write_json(path: Path, record: Mapping[str, Any]) -> None:

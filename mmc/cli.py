@@ -111,7 +111,9 @@ class _Bar:
 @app.command("compile")
 def compile_command(
     checkpoint: Checkpoint,
-    target: Annotated[str, typer.Option(help="Such as cpu or cuda:sm_90a; see `mmc targets`.")] = "cpu",
+    target: Annotated[
+        str, typer.Option(help="Such as cpu or cuda:sm_90a; see `mmc targets`.")
+    ] = "cpu",
     out: Annotated[
         Path | None, typer.Option("-o", "--out", help="Where the artefact goes.")
     ] = None,

@@ -96,7 +96,8 @@ def compile_model(
         rest.append(load_pass("pack-ternary", {"layout": _layout(target, options)}))
     core = manager.run(done.core, rest)
     entries = {
-        name: manager.run(core.renamed(name), passes) for name, passes in _entries(imported, target)
+        name: manager.run(start.renamed(name), passes)
+        for name, start, passes in _entries(imported, core, target)
     }
     for graph in entries.values():
         _refuse_unsupported(target, graph)
@@ -141,12 +142,19 @@ def _layout(target: Target, options: CompileOptions) -> str:
     return options.weights or target.default_layout(options.build)
 
 
-def _entries(imported: Imported, target: Target) -> list[tuple[str, list[Pass]]]:
-    """The entries of the artefact and the passes that make each."""
+def _entries(
+    imported: Imported, core: Graph, target: Target
+) -> list[tuple[str, Graph, list[Pass]]]:
+    """The entries of the artefact, and the graph and the passes that make each."""
     fuse = [load_pass("fuse-kernels")] if target.capabilities.kernels else []
-    if imported.kind == "causal_lm":
-        return [("forward", fuse), ("step", [load_pass("last-position"), *fuse])]
-    return [("forward", fuse)]
+    if imported.kind != "causal_lm":
+        return [("forward", core, fuse)]
+    one = core.bind({"T": 1})
+    return [
+        ("forward", core, fuse),
+        ("step", core, [load_pass("last-position"), *fuse]),
+        ("token", one, [load_pass("single-step"), *fuse]),
+    ]
 
 
 def _refuse(done: Compilation, options: CompileOptions) -> None:
@@ -185,9 +193,13 @@ def print_after(steps: Sequence[Step], name: str) -> None:
 
 def check_steps(done: Compilation) -> list[PassCheck]:
     """Run every step's graphs on probe inputs; raise MmcError where they disagree."""
-    probes = probe_inputs(done.imported)
     tensors = done.imported.tensors
-    checks = [check_pass(s.name, s.before, s.after, s.mapped, tensors, probes) for s in done.steps]
+    checks = [
+        check_pass(
+            s.name, s.before, s.after, s.mapped, tensors, [probe_inputs(done.imported, s.before)]
+        )
+        for s in done.steps
+    ]
     failed = [failure for check in checks for failure in check.failures]
     if failed:
         raise MmcError(
@@ -196,30 +208,22 @@ def check_steps(done: Compilation) -> list[PassCheck]:
     return checks
 
 
-def probe_inputs(imported: Imported, seed: int = 0) -> list[Mapping[str, np.ndarray]]:
-    """Random inputs that fit the graph: two prompts of five tokens, or what a module takes."""
+def probe_inputs(imported: Imported, graph: Graph, seed: int = 0) -> dict[str, np.ndarray]:
+    """Random inputs that fit a graph: two prompts of five tokens, or what a module takes."""
     random = np.random.default_rng(seed)
     sizes = {"B": 2, "T": 5}
     probe: dict[str, np.ndarray] = {}
-    for op in imported.graph.inputs:
+    for op in graph.inputs:
         names = {s for d in op.type.shape if not isinstance(d, int) for s in d.symbols}
         bound = op.type.bind({name: sizes.get(name, 3) for name in names})
-        probe[op.name] = _random(
-            random, op.name, static_shape(bound.shape), bound.dtype.numpy, imported
-        )
-    return [probe]
-
-
-def _random(
-    random: np.random.Generator,
-    name: str,
-    shape: tuple[int, ...],
-    dtype: np.dtype[np.generic],
-    imported: Imported,
-) -> np.ndarray:
-    if dtype.kind == "b":
-        return random.integers(0, 2, shape) == 1
-    if dtype.kind in "iu":
-        low, high = (1, 6) if name == "lengths" else (0, imported.vocab_size or 8)
-        return np.asarray(random.integers(low, high, shape), dtype)
-    return np.asarray(random.normal(size=shape), dtype)
+        shape, dtype = static_shape(bound.shape), bound.dtype.numpy
+        if dtype.kind == "b":
+            probe[op.name] = random.integers(0, 2, shape) == 1
+        elif dtype.kind in "iu":
+            low, high = 0, imported.vocab_size or 8
+            if op.name == "lengths":
+                low, high = 1, probe["ids"].shape[1] + 1
+            probe[op.name] = np.asarray(random.integers(low, high, shape), dtype)
+        else:
+            probe[op.name] = np.asarray(random.normal(size=shape), dtype)
+    return probe

@@ -152,7 +152,8 @@ class Model:
     def _step(
         self, tokens: np.ndarray, lengths: np.ndarray, state: State
     ) -> tuple[np.ndarray, State]:
-        made = self._run("step", np.ascontiguousarray(tokens), lengths, state)
+        entry = "token" if tokens.shape[1] == 1 else "step"
+        made = self._run(entry, np.ascontiguousarray(tokens), lengths, state)
         return made["logits"][:, 0], State({name: made[name] for name in self._states})
 
     def decode(self, token: Any, state: State) -> tuple[Any, State]:

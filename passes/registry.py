@@ -24,6 +24,7 @@ PASSES: tuple[str, ...] = (
     "merge-projections",
     "pack-ternary",
     "last-position",
+    "single-step",
     "fuse-kernels",
 )
 

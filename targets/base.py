@@ -107,9 +107,13 @@ class Target:
         raise NotImplementedError
 
     def check(
-        self, folder: Path, entries: Mapping[str, Graph], probe: Arrays, options: BuildOptions
+        self,
+        folder: Path,
+        entries: Mapping[str, Graph],
+        probes: Mapping[str, Arrays],
+        options: BuildOptions,
     ) -> dict[str, Any]:
-        """Compare every kernel with the interpreter on a probe; raise MmcError on a wrong one."""
+        """Compare every kernel with the interpreter on a probe for each entry; MmcError if wrong."""
         return {}
 
 

@@ -1,6 +1,8 @@
-"""What tests share: the option that renews golden files, and how hypothesis searches."""
+"""What tests share: the option that renews golden files, how hypothesis searches, the GPU."""
 
 from __future__ import annotations
+
+from functools import cache
 
 import pytest
 from hypothesis import settings
@@ -21,3 +23,18 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 @pytest.fixture
 def update_golden(request: pytest.FixtureRequest) -> bool:
     return bool(request.config.getoption("--update-golden"))
+
+
+@cache
+def gpu_problem() -> str | None:
+    """Why no kernel can run on a GPU here."""
+    from mmc.targets.cuda import driver
+
+    return driver.problem()
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    """Skip what needs a GPU before any of its fixtures is made."""
+    if item.get_closest_marker("gpu") and (why := gpu_problem()):
+        pytest.skip(f"needs a GPU: {why}")

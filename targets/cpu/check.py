@@ -18,11 +18,11 @@ from mmc.targets.weights_file import WeightsFile
 
 
 def check_build(
-    folder: Path, entries: Mapping[str, Graph], probe: Arrays, processor: Processor
+    folder: Path, entries: Mapping[str, Graph], probes: Mapping[str, Arrays], processor: Processor
 ) -> dict[str, Any]:
     """Compare every kernel of every entry; raise MmcError where one is wrong."""
     weights = WeightsFile.open(folder / "weights.safetensors")
     plans = {name: Plan(graph, keep_all=True) for name, graph in entries.items()}
     code, _ = build_object(list(plans.values()), weights.offsets, processor)
     executable = CpuExecutable(Program(code), weights, plans)
-    return check_kernels(processor.isa, plans, lambda name: executable.call(name, probe))
+    return check_kernels(processor.isa, plans, lambda name: executable.call(name, probes[name]))

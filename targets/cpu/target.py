@@ -128,14 +128,18 @@ class CpuTarget(Target):
         return CpuExecutable.open(folder, entries, built["mcpu"])
 
     def check(
-        self, folder: Path, entries: Mapping[str, Graph], probe: Arrays, options: BuildOptions
+        self,
+        folder: Path,
+        entries: Mapping[str, Graph],
+        probes: Mapping[str, Arrays],
+        options: BuildOptions,
     ) -> dict[str, Any]:
         from mmc.targets.cpu.check import check_build
         from mmc.targets.cpu.processor import PROCESSORS, processor_named
 
         named = None if options.mcpu is None else processor_named(options.mcpu)
         processor = named or PROCESSORS[choose_isa()]
-        return check_build(folder, entries, probe, processor)
+        return check_build(folder, entries, probes, processor)
 
 
 TARGET = CpuTarget()

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from mmc.targets.cuda.compiler import compile_source
-from mmc.targets.cuda.launches import Choices
+from mmc.targets.cuda.launches import Group
 from mmc.targets.cuda.program import Program, source
 from mmc.targets.tvm.plan import Plan
 
@@ -16,14 +16,14 @@ class Generated:
     """The source for one architecture, the launches by entry, and the number of kernels."""
 
     text: str
-    launches: Mapping[str, Sequence[Sequence[Choices]]]
+    launches: Mapping[str, Sequence[Group]]
     kernels: int
 
 
 def generate(plans: Mapping[str, Plan], architecture: str) -> Generated:
     """The CUDA source of all plans together."""
     program = Program()
-    launches = {name: program.launches(plan) for name, plan in plans.items()}
+    launches = {name: program.groups(plan) for name, plan in plans.items()}
     text, ordered = source(launches, program, architecture)
     return Generated(text, ordered, len(program.kernels))
 
@@ -31,4 +31,3 @@ def generate(plans: Mapping[str, Plan], architecture: str) -> Generated:
 def compiled(made: Generated, architecture: str) -> bytes:
     """The cubin for an architecture ("sm_90a") or the PTX for one ("compute_80")."""
     return compile_source(made.text, architecture)
-

@@ -52,7 +52,9 @@ def make_kernel(
         ]
         blocks = T.arg("blocks", tirx.Var("blocks", "int32"))
         buffers = [
-            T.decl_buffer((_UNBOUNDED,), kind[:-1], data=variable) if kind.endswith("*") else variable
+            T.decl_buffer((_UNBOUNDED,), kind[:-1], data=variable)
+            if kind.endswith("*")
+            else variable
             for variable, kind in zip(variables, parameters.values(), strict=True)
         ]
         T.device_entry()

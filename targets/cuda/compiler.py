@@ -36,7 +36,9 @@ def compile_source(text: str, architecture: str) -> bytes:
     options = (*OPTIONS, f"--gpu-architecture={architecture}")
     nvrtc = _nvrtc()
     version = "{}.{}".format(*_checked(nvrtc, nvrtc.nvrtcVersion()))
-    digest = hashlib.sha256("\0".join((version, *options, _STANDARD.decode(), text)).encode()).hexdigest()
+    digest = hashlib.sha256(
+        "\0".join((version, *options, _STANDARD.decode(), text)).encode()
+    ).hexdigest()
     kept = _kept(digest)
     if kept is not None and kept.is_file():
         return kept.read_bytes()

@@ -16,29 +16,19 @@ struct Largest {
   __device__ static T combine(T x, T y) { return x > y ? x : y; }
 };
 
-// Combines `value` of every thread; all threads get the result.  The order is that of the threads,
-// always the same.  `empty` changes nothing when it is combined.
+// Combines `value` of the threads of a warp; all get the result.
 template <typename Operation, typename T>
-__device__ T block_combine(T value, T empty) {
-  __shared__ T parts[32];
+__device__ T warp_combine(T value) {
   for (int distance = 16; distance > 0; distance /= 2)
     value = Operation::combine(value, __shfl_xor_sync(kAllLanes, value, distance));
-  int lane = threadIdx.x % 32, warp = threadIdx.x / 32;
-  if (lane == 0) parts[warp] = value;
-  __syncthreads();
-  value = lane < (blockDim.x + 31) / 32 ? parts[lane] : empty;
-  for (int distance = 16; distance > 0; distance /= 2)
-    value = Operation::combine(value, __shfl_xor_sync(kAllLanes, value, distance));
-  __syncthreads();  // before `parts` is written again
   return value;
 }
 
-// The position of the largest value, the first of equal ones.
+// The position of the largest value of the threads of a warp, the first of equal ones.
 template <typename T>
-__device__ long long block_first_largest(T value, long long position, T lowest) {
-  T largest = block_combine<Largest>(value, lowest);
-  long long never = (1ll << 62);
-  return -block_combine<Largest>(value == largest ? -position : -never, -never);
+__device__ long long warp_first_largest(T value, long long position) {
+  T largest = warp_combine<Largest>(value);
+  return -warp_combine<Largest>(value == largest ? -position : -(1ll << 62));
 }
 
 }  // namespace mmc
@@ -52,6 +42,12 @@ __device__ __forceinline__ int mmc_dot4(unsigned weights, int activations, int s
 
 __device__ __forceinline__ void mmc_load16(void* to, const void* from) {
   *static_cast<uint4*>(to) = *static_cast<const uint4*>(from);
+}
+
+// One of four words, without memory.
+__device__ __forceinline__ int mmc_pick(const int* words, int which) {
+  int low = which & 1 ? words[1] : words[0], high = which & 1 ? words[3] : words[2];
+  return which & 2 ? high : low;
 }
 
 // Reads what is used once, around the caches' favour.

@@ -66,7 +66,9 @@ class Device:
         self.name = check(cu.cuDeviceGetName(128, self.handle)).split(b"\0")[0].decode()
         major = cu.CUdevice_attribute.CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MAJOR
         minor = cu.CUdevice_attribute.CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MINOR
-        self.capability = tuple(check(cu.cuDeviceGetAttribute(a, self.handle)) for a in (major, minor))
+        self.capability = tuple(
+            check(cu.cuDeviceGetAttribute(a, self.handle)) for a in (major, minor)
+        )
 
     def synchronize(self) -> None:
         """Wait until the stream is empty."""
@@ -91,12 +93,16 @@ class Memory:
     def write(self, offset: int, array: np.ndarray) -> None:
         """Copy a contiguous array to the device."""
         source = array.ctypes.data
-        check(driver().cuMemcpyHtoDAsync(self.address + offset, source, array.nbytes, device().stream))
+        check(
+            driver().cuMemcpyHtoDAsync(self.address + offset, source, array.nbytes, device().stream)
+        )
 
     def read(self, offset: int, array: np.ndarray) -> None:
         """Copy from the device into a contiguous array, and wait for it."""
         target = array.ctypes.data
-        check(driver().cuMemcpyDtoHAsync(target, self.address + offset, array.nbytes, device().stream))
+        check(
+            driver().cuMemcpyDtoHAsync(target, self.address + offset, array.nbytes, device().stream)
+        )
         device().synchronize()
 
     def copy(self, offset: int, source: Memory, start: int, size: int) -> None:
@@ -119,20 +125,15 @@ class Code:
     def __getitem__(self, name: str) -> Any:
         """A kernel by name."""
         if name not in self._functions:
-            self._functions[name] = check(
-                driver().cuModuleGetFunction(self._module, name.encode())
-            )
+            self._functions[name] = check(driver().cuModuleGetFunction(self._module, name.encode()))
         return self._functions[name]
 
 
 def launch(function: Any, blocks: int, threads: int, arguments: Sequence[tuple[int, Any]]) -> None:
     """Put a launch on the stream; arguments with their ctypes types."""
     values, types = zip(*arguments, strict=True)
-    check(
-        driver().cuLaunchKernel(
-            function, blocks, 1, 1, threads, 1, 1, 0, device().stream, (values, types), 0
-        )
-    )
+    grid = blocks, 1, 1, threads, 1, 1
+    check(driver().cuLaunchKernel(function, *grid, 0, device().stream, (values, types), 0))
 
 
 class Recorded:

@@ -18,7 +18,9 @@ import numpy as np
 
 from mmc.errors import MmcError
 from mmc.ir.evaluate import bind_inputs
+from mmc.ir.graph import Graph
 from mmc.ir.op import Value
+from mmc.ir.ops.recurrence import Kernel
 from mmc.ir.ops.source import Weight
 from mmc.ir.text import parse
 from mmc.targets.base import Arrays, graph_file
@@ -33,9 +35,9 @@ from mmc.targets.cuda.driver import (
     device,
     launch,
 )
-from mmc.targets.cuda.launches import Choices, Launch, choose, from_json
+from mmc.targets.cuda.launches import Group, Launch, choose, from_json, number
 from mmc.targets.tvm.geometry import Geometry, Place
-from mmc.targets.tvm.plan import Plan, root_of
+from mmc.targets.tvm.plan import Plan, root_of, with_consumers
 from mmc.targets.weights_file import WeightsFile
 
 MAX_CALLS = 16
@@ -70,18 +72,15 @@ class DeviceArray:
 class Call:
     """The memory of calls of the same sizes, and their launches."""
 
-    def __init__(self, geometry: Geometry, kernels: Sequence[Sequence[Choices]], code: Code,
+    def __init__(self, geometry: Geometry, groups: Sequence[Group], code: Code,
                  weights: tuple[Memory, WeightsFile], workspace: Memory) -> None:  # fmt: skip
         self.geometry, self.weights = geometry, weights
         size = geometry.arena_bytes
         self.memory = {name: Memory(size[name]) for name in ("inputs", "outputs")}
         self.memory["workspace"] = workspace
         self._code = code
-        self._launches = [
-            (op, choose(choices, geometry.symbols))
-            for op, steps in zip(geometry.plan.kernels, kernels, strict=True)
-            for choices in steps
-        ]
+        self._kernels = geometry.plan.kernels
+        self._launches = [x for group in groups for x in choose(group, geometry.symbols)]
         self._recorded: Recorded | None = None
         self._runs = 0
 
@@ -122,24 +121,29 @@ class Call:
         self._runs += 1
 
     def _launch_all(self) -> None:
-        for op, chosen in self._launches:
+        for chosen in self._launches:
             blocks = chosen.blocks(self.geometry.symbols)
             if blocks:
-                launch(self._code[f"{chosen.kernel}_kernel"], blocks, chosen.threads,
-                       self._arguments(op, chosen, blocks))  # fmt: skip
+                function = self._code[f"{chosen.kernel}_kernel"]
+                launch(function, blocks, chosen.threads, self._arguments(chosen, blocks))
 
-    def _arguments(self, op: Any, chosen: Launch, blocks: int) -> list[tuple[int, Any]]:
+    def _arguments(self, chosen: Launch, blocks: int) -> list[tuple[int, Any]]:
         found: list[tuple[int, Any]] = []
         for argument in chosen.arguments:
             if not isinstance(argument, str):
-                found.append((argument.bind(self.geometry.symbols), INT64))
+                found.append((number(argument, self.geometry.symbols), INT64))
             elif argument == "blocks":
                 found.append((blocks, INT32))
             else:
-                kind, number = argument.split("_")
-                value = (op.operands if kind == "in" else op.results)[int(number)]
-                found.append((self._address(value), POINTER))
+                found.append((self._address(self._value(argument)), POINTER))
         return found
+
+    def _value(self, name: str) -> Value:
+        """The operand or result that an argument such as 3.out_1 names."""
+        kernel, _, which = name.partition(".")
+        kind, _, position = which.partition("_")
+        op = self._kernels[int(kernel)]
+        return (op.operands if kind == "in" else op.results)[int(position)]
 
     def _address(self, value: Value) -> int:
         root = root_of(value)
@@ -166,13 +170,15 @@ class Arenas:
         root = root_of(value)
         if isinstance(root, Weight):
             array = self.call.weights[1].array(root).copy()
-        else:
-            array = np.asarray(self.array(root))
-        return array if value is root else array.reshape(self.call.geometry.shape(value))
+            return array if value is root else array.reshape(self.call.geometry.shape(value))
+        return np.asarray(self.array(value))
 
-    def array(self, root: Value) -> DeviceArray:
+    def array(self, value: Value) -> DeviceArray:
         """A value on the device."""
+        root = root_of(value)
         place = self.call.geometry.place(root)
+        if value is not root:
+            place = place.reshaped(self.call.geometry.shape(value))
         memory = self.outputs if place.arena == "outputs" else self.call.memory[place.arena]
         return DeviceArray(memory, place)
 
@@ -182,7 +188,7 @@ class CudaExecutable:
 
     def __init__(
         self, code: Code, weights: WeightsFile, plans: Mapping[str, Plan],
-        launches: Mapping[str, Sequence[Sequence[Choices]]],
+        launches: Mapping[str, Sequence[Group]],
     ) -> None:  # fmt: skip
         self.code, self.plans, self.launches = code, plans, launches
         memory = Memory(weights.bytes.size)
@@ -200,7 +206,7 @@ class CudaExecutable:
         """
         graphs = {e: parse((folder / graph_file(e)).read_text(), graph_file(e)) for e in entries}
         weights = WeightsFile.open(folder / "weights.safetensors")
-        plans = {name: Plan(graph, keep_all) for name, graph in graphs.items()}
+        plans = {name: planned(graph, keep_all) for name, graph in graphs.items()}
         launches = from_json((folder / "lib" / "launches.json").read_text())
         return CudaExecutable(Code(image(folder / "lib")), weights, plans, launches)
 
@@ -219,8 +225,7 @@ class CudaExecutable:
         stays = {op.name for op in graph.inputs}
         outputs: dict[str, Any] = {}
         for name, value in graph.outputs:
-            keep = name in stays and root_of(value) is value
-            outputs[name] = arenas.array(value) if keep else arenas.read(value)
+            outputs[name] = arenas.array(value) if name in stays else arenas.read(value)
         return outputs
 
     def call(self, entry: str, inputs: Arrays) -> Arenas:
@@ -234,7 +239,9 @@ class CudaExecutable:
         return Arenas(call, outputs)
 
     def _call(self, entry: str, inputs: Arrays) -> Call:
-        shapes = {n: x.shape if isinstance(x, DeviceArray) else np.shape(x) for n, x in inputs.items()}
+        shapes = {
+            n: x.shape if isinstance(x, DeviceArray) else np.shape(x) for n, x in inputs.items()
+        }
         key = entry, *shapes.items()
         if key not in self._calls:
             if len(self._calls) >= MAX_CALLS:
@@ -253,6 +260,12 @@ class CudaExecutable:
         if size > self._workspace.size:
             self._calls.clear()
             self._workspace = Memory(size)
+
+
+def planned(graph: Graph, keep_all: bool = False) -> Plan:
+    """A plan in which kernels that one launch may do together do not share memory."""
+    kernels = [op for op in graph if isinstance(op, Kernel)]
+    return Plan(graph, keep_all, with_consumers(kernels))
 
 
 def image(folder: Path) -> bytes:

@@ -1,91 +1,92 @@
-"""What is launched for each kernel of a graph: data that lies beside the compiled code."""
+"""What is launched for the kernels of a graph: data that lies beside the compiled code."""
 
 from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Any
 
-from mmc.ir.types import Dim, SymbolicDim, bind_dim
+from mmc.ir.types import Dim, bind_dim, parse_dim
 
-
-@dataclass(frozen=True)
-class Size:
-    """A number that sizes give: coefficient times a product of symbols, summed."""
-
-    terms: tuple[tuple[int, tuple[str, ...]], ...]
-
-    @staticmethod
-    def of(dim: Dim) -> Size:
-        if not isinstance(dim, SymbolicDim):
-            return Size(((dim, ()),))
-        return Size(tuple((coefficient, monomial) for monomial, coefficient in dim.terms))
-
-    def bind(self, symbols: Mapping[str, int]) -> int:
-        """The number."""
-        dim: Dim = 0
-        for coefficient, monomial in self.terms:
-            product: Dim = coefficient
-            for name in monomial:
-                product = product * symbols[name]
-            dim = dim + product
-        bound = bind_dim(dim, symbols)
-        assert isinstance(bound, int)
-        return bound
+Argument = str | Dim
+"""A pointer "3.in_0" or "3.out_1" (of kernel 3 of the graph), "blocks", or a size."""
 
 
 @dataclass(frozen=True)
 class Launch:
-    """One launch: a block of `threads` for each `per` items of `work`, times `times`.
-
-    arguments: in the kernel's order "in_0", "out_1" for a pointer, a size, or "blocks".
-    It is for at most `most_rows` items of work, where that is given.
-    """
+    """A block of `threads` for each `per` items of `work`, times `times`."""
 
     kernel: str
     threads: int
-    work: Size
+    work: Dim
     per: int
     times: int
-    most_rows: int | None
-    arguments: tuple[str | Size, ...]
+    arguments: tuple[Argument, ...]
 
     def blocks(self, symbols: Mapping[str, int]) -> int:
         """How many blocks the sizes ask for."""
-        return -(-self.work.bind(symbols) // self.per) * self.times
+        return -(-number(self.work, symbols) // self.per) * self.times
 
 
-Choices = Sequence[Launch]
-"""Launches of which the first that is for as many rows runs."""
+@dataclass(frozen=True)
+class Choice:
+    """Launches, one after the other, for at most `most_rows` rows, or for any number."""
+
+    most_rows: int | None
+    rows: Dim
+    launches: tuple[Launch, ...]
 
 
-def choose(choices: Choices, symbols: Mapping[str, int]) -> Launch:
-    """The launch for these sizes."""
-    for launch in choices:
-        if launch.most_rows is None or launch.work.bind(symbols) <= launch.most_rows:
-            return launch
-    raise ValueError(f"no launch of {choices[0].kernel} is for {symbols}")
+Group = Sequence[Choice]
+"""Choices of which the first that is for as many rows runs."""
 
 
-def to_json(entries: Mapping[str, Sequence[Sequence[Choices]]]) -> str:
-    """The launches of each entry: for each kernel of its graph, one after the other."""
-    return json.dumps({name: [[[asdict(x) for x in step] for step in kernel] for kernel in kernels]
-                       for name, kernels in entries.items()})  # fmt: skip
+def choose(group: Group, symbols: Mapping[str, int]) -> tuple[Launch, ...]:
+    """The launches for these sizes."""
+    for choice in group:
+        if choice.most_rows is None or number(choice.rows, symbols) <= choice.most_rows:
+            return choice.launches
+    raise ValueError(f"no choice is for {symbols}")
 
 
-def from_json(text: str) -> dict[str, list[list[list[Launch]]]]:
+def number(dim: Dim, symbols: Mapping[str, int]) -> int:
+    """A dimension of known sizes."""
+    bound = bind_dim(dim, symbols)
+    assert isinstance(bound, int)
+    return bound
+
+
+def to_json(entries: Mapping[str, Sequence[Group]]) -> str:
+    """The groups of each entry."""
+    record = {
+        name: [[_choice_record(choice) for choice in group] for group in groups]
+        for name, groups in entries.items()
+    }
+    return json.dumps(record)
+
+
+def from_json(text: str) -> dict[str, list[list[Choice]]]:
     """What `to_json` wrote."""
     return {
-        name: [[[_launch(x) for x in step] for step in kernel] for kernel in kernels]
-        for name, kernels in json.loads(text).items()
+        name: [[_choice(record) for record in group] for group in groups]
+        for name, groups in json.loads(text).items()
     }
 
 
-def _launch(fields: Mapping[str, Any]) -> Launch:
-    arguments = (a if isinstance(a, str) else _size(a) for a in fields["arguments"])
-    return Launch(**{**fields, "work": _size(fields["work"]), "arguments": tuple(arguments)})
+def _choice_record(choice: Choice) -> dict[str, Any]:
+    launches = [
+        [x.kernel, x.threads, str(x.work), x.per, x.times,
+         [a if isinstance(a, str) else {"size": str(a)} for a in x.arguments]]
+        for x in choice.launches
+    ]  # fmt: skip
+    return {"most_rows": choice.most_rows, "rows": str(choice.rows), "launches": launches}
 
 
-def _size(fields: Mapping[str, Any]) -> Size:
-    return Size(tuple((coefficient, tuple(names)) for coefficient, names in fields["terms"]))
+def _choice(record: Mapping[str, Any]) -> Choice:
+    launches = tuple(
+        Launch(kernel, threads, parse_dim(work), per, times,
+               tuple(a if isinstance(a, str) else parse_dim(a["size"]) for a in arguments))
+        for kernel, threads, work, per, times, arguments in record["launches"]
+    )  # fmt: skip
+    return Choice(record["most_rows"], parse_dim(record["rows"]), launches)

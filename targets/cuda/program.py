@@ -6,13 +6,13 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 from mmc.ir.graph import Graph
+from mmc.ir.op import Op
 from mmc.ir.ops.recurrence import Kernel
 from mmc.ir.types import Dim, numel, static_shape, symbol
-from mmc.targets.cuda import rows, ternary
+from mmc.targets.cuda import fused, rows, ternary
 from mmc.targets.cuda.code import DeviceKernel, generate
-from mmc.targets.cuda.launches import Choices, Launch, Size
-from mmc.targets.tvm.plan import Plan
-from mmc.targets.tvm.program import lone_matmul
+from mmc.targets.cuda.launches import Argument, Choice, Group, Launch
+from mmc.targets.tvm.plan import Plan, lone_matmul, with_consumers
 from mmc.targets.tvm.rowwise import ROWS, flatten_rows
 
 
@@ -21,48 +21,88 @@ class Program:
     """Collects the kernels of several graphs; equal bodies share theirs."""
 
     kernels: dict[str, DeviceKernel] = field(default_factory=dict[str, DeviceKernel])
-    _bodies: dict[Graph, list[rows.Launch]] = field(default_factory=dict[Graph, list[rows.Launch]])
+    _bodies: dict[Graph, list[rows.RowLaunch]] = field(default_factory=dict)
+    _fused: dict[object, fused.FusedLaunch | None] = field(default_factory=dict)
 
-    def launches(self, plan: Plan) -> list[list[Choices]]:
-        """For each kernel of the graph what is launched; arguments are named, not yet ordered."""
-        return [self._launches(op) for op in plan.kernels]
+    def groups(self, plan: Plan) -> list[Group]:
+        """What is launched, in order; arguments are named, not yet in the kernels' order."""
+        numbers = {op: i for i, op in enumerate(plan.kernels)}
+        return [self._group(members, numbers) for members in with_consumers(plan.kernels)]
 
-    def _launches(self, op: Kernel) -> list[Choices]:
+    def _group(self, members: Sequence[Kernel], numbers: Mapping[Op, int]) -> Group:
+        maker, *consumers = members
+        count = numel(members[-1].types[0].shape[:-1])
+        choices: list[Choice] = []
+        together = self._together(maker, consumers, numbers) if consumers else None
+        if together is not None:
+            choices.append(Choice(ternary.FEW_ROWS, count, (together,)))
+        for kind in ternary.KINDS:
+            if together is not None and kind.most_rows == ternary.FEW_ROWS:
+                continue
+            each = (self._launches(op, numbers[op], kind) for op in members)
+            choices.append(Choice(kind.most_rows, count, tuple(x for made in each for x in made)))
+        alike = all(choice.launches == choices[0].launches for choice in choices)
+        return [replace(choices[0], most_rows=None)] if alike else choices
+
+    def _launches(self, op: Kernel, number: int, kind: ternary.Kind) -> list[Launch]:
         matmul = lone_matmul(op.body)
-        if matmul is not None:
-            n, k = static_shape(matmul.w.type.shape)
-            return [self._matmul(ternary.Matrix(n, k), numel(op.operands[0].type.shape[:-1]))]
-        flat = flatten_rows(op.body)
-        body, sizes = (op.body, {}) if flat is None else (flat[0], {ROWS: flat[1]})
+        if matmul is None:
+            return self._row_launches(op, number)
+        n, k = static_shape(matmul.w.type.shape)
+        matrix, count = ternary.Matrix(n, k), numel(op.operands[0].type.shape[:-1])
+        name = f"ternary_{kind.name}_{n}_{k}"
+        if name not in self.kernels:
+            self.kernels[name] = kind.emit(matrix, name)
+        kernel, times = self.kernels[name], -(-matrix.tiles // kind.tiles)
+        given = _arguments(kernel, number, {ROWS: count})
+        return [Launch(name, kernel.threads, count, kind.rows, times, given)]
+
+    def _row_launches(self, op: Kernel, number: int) -> list[Launch]:
+        body, sizes = _flat(op)
         if body not in self._bodies:
             self._bodies[body] = rows.emit(body, f"{op.body.name}_{len(self._bodies)}")
-        return [[self._row_launch(launch, sizes)] for launch in self._bodies[body]]
-
-    def _row_launch(self, launch: rows.Launch, sizes: Mapping[str, Dim]) -> Launch:
-        kernel = launch.kernel
-        self.kernels[kernel.name] = kernel
-        work = _substituted(launch.work, sizes)
-        return Launch(kernel.name, kernel.threads, Size.of(work), launch.per, 1, None,
-                      _arguments(kernel, sizes))  # fmt: skip
-
-    def _matmul(self, matrix: ternary.Matrix, count: Dim) -> Choices:
         made: list[Launch] = []
-        for kind in ternary.KINDS:
-            name = f"ternary_{kind.name}_{matrix.n}_{matrix.k}"
-            if name not in self.kernels:
-                self.kernels[name] = kind.emit(matrix, name)
-            kernel = self.kernels[name]
-            blocks = -(-matrix.tiles // kind.tiles)
-            made.append(
-                Launch(name, kernel.threads, Size.of(count), kind.rows, blocks, kind.most_rows,
-                       _arguments(kernel, {ROWS: count}))
-            )  # fmt: skip
+        for launch in self._bodies[body]:
+            kernel = launch.kernel
+            self.kernels[kernel.name] = kernel
+            work = _substituted(launch.work, sizes)
+            given = _arguments(kernel, number, sizes)
+            made.append(Launch(kernel.name, kernel.threads, work, launch.per, 1, given))
         return made
+
+    def _together(
+        self, maker: Kernel, matmuls: Sequence[Kernel], numbers: Mapping[Op, int]
+    ) -> Launch | None:
+        """One launch for a kernel and the matrices behind it, where there is one."""
+        body, sizes = _flat(maker)
+        consumers: list[fused.Consumer] = []
+        for op in matmuls:
+            matmul = lone_matmul(op.body)
+            assert matmul is not None
+            n, k = static_shape(matmul.w.type.shape)
+            output = maker.results.index(op.operands[0])
+            consumers.append(fused.Consumer(output, ternary.Matrix(n, k)))
+        key = body, tuple(consumers)
+        if key not in self._fused:
+            name = f"{maker.body.name}_with_{len(consumers)}_{len(self._fused)}"
+            self._fused[key] = fused.emit(body, consumers, name)
+        made = self._fused[key]
+        if made is None:
+            return None
+        kernel = made.kernel
+        self.kernels[kernel.name] = kernel
+        given = dict(
+            zip(kernel.parameters, _arguments(kernel, numbers[maker], sizes), strict=True)
+        )
+        for i, op in enumerate(matmuls):
+            given |= {f"w_{i}": f"{numbers[op]}.in_1", f"acc_{i}": f"{numbers[op]}.out_0"}
+        work = _substituted(fused.work(body), sizes)
+        return Launch(kernel.name, kernel.threads, work, 1, made.blocks, tuple(given.values()))
 
 
 def source(
-    entries: Mapping[str, Sequence[Sequence[Choices]]], program: Program, architecture: str
-) -> tuple[str, dict[str, list[list[Choices]]]]:
+    entries: Mapping[str, Sequence[Group]], program: Program, architecture: str
+) -> tuple[str, dict[str, list[Group]]]:
     """The CUDA source, and the launches with their arguments in the order of its kernels."""
     made = generate([program.kernels[name] for name in sorted(program.kernels)], architecture)
 
@@ -72,15 +112,26 @@ def source(
         return replace(launch, arguments=tuple(given[n] for n in made.parameters[launch.kernel]))
 
     return made.text, {
-        name: [[[ordered(x) for x in step] for step in kernel] for kernel in kernels]
-        for name, kernels in entries.items()
+        name: [
+            [replace(c, launches=tuple(map(ordered, c.launches))) for c in group]
+            for group in groups
+        ]
+        for name, groups in entries.items()
     }
 
 
-def _arguments(kernel: DeviceKernel, sizes: Mapping[str, Dim]) -> tuple[str | Size, ...]:
-    """Pointers by name, sizes as numbers."""
+def _flat(op: Kernel) -> tuple[Graph, dict[str, Dim]]:
+    """The body over rows, where it goes row by row, and what its symbols stand for."""
+    flat = flatten_rows(op.body)
+    return (op.body, {}) if flat is None else (flat[0], {ROWS: flat[1]})
+
+
+def _arguments(
+    kernel: DeviceKernel, number: int, sizes: Mapping[str, Dim]
+) -> tuple[Argument, ...]:
+    """Pointers of kernel `number` of the graph by name, sizes as dimensions."""
     return tuple(
-        name if kind.endswith("*") else Size.of(_size(name.removeprefix("size_"), sizes))
+        f"{number}.{name}" if kind.endswith("*") else _size(name.removeprefix("size_"), sizes)
         for name, kind in kernel.parameters.items()
     )
 

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import importlib.util
 from collections.abc import Mapping, Sequence
-from functools import partial
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -110,15 +109,22 @@ class CudaTarget(Target):
         return CudaExecutable.open(folder, entries)
 
     def check(
-        self, folder: Path, entries: Mapping[str, Graph], probe: Arrays, options: BuildOptions
+        self,
+        folder: Path,
+        entries: Mapping[str, Graph],
+        probes: Mapping[str, Arrays],
+        options: BuildOptions,
     ) -> dict[str, Any]:
         from mmc.targets.cuda.driver import device
         from mmc.targets.cuda.executable import CudaExecutable
-        from mmc.targets.tvm.check import check_kernels
+        from mmc.targets.tvm.check import Arenas, check_kernels
 
         executable = CudaExecutable.open(folder, list(entries), keep_all=True)
-        run = partial(executable.call, inputs=probe)
-        return check_kernels(device().name, executable.plans, run)
+
+        def call(entry: str) -> Arenas:
+            return executable.call(entry, probes[entry])
+
+        return check_kernels(device().name, executable.plans, call)
 
 
 def _missing(packages: Mapping[str, str]) -> list[str]:

@@ -91,7 +91,9 @@ def few(matrix: Matrix, name: str) -> DeviceKernel:
                 q_start = row * matrix.q_words + _wide(vector) * 4
                 do("mmc_load16", T.address_of(activations[0]), T.address_of(q[q_start]))
                 one = q[q_start + _wide(lane % 4)]
-                T.buffer_store(ones, call("__dp4a", "int32", T.int32(0x01010101), one, ones[0]), [0])
+                T.buffer_store(
+                    ones, call("__dp4a", "int32", T.int32(0x01010101), one, ones[0]), [0]
+                )
                 for i in range(4):
                     for word in range(4):
                         digits = packed[i] & T.uint32(0x03030303 << 2 * word)
@@ -198,9 +200,7 @@ def some(matrix: Matrix, name: str) -> DeviceKernel:
     return make_kernel(name, _PARAMETERS, warps * _WARP, body)
 
 
-def _load_q(
-    matrix: Matrix, q: Any, row: Any, rows: Any, word: Any, to: Any, at: int
-) -> None:
+def _load_q(matrix: Matrix, q: Any, row: Any, rows: Any, word: Any, to: Any, at: int) -> None:
     """Load 4 words of a row; zeros past the last row and past its end."""
     inside = T.And(row < rows, word < matrix.q_words)
     with T.If(inside):

@@ -20,6 +20,7 @@ from mmc.ir.op import Op, Value
 from mmc.ir.ops.recurrence import Kernel
 from mmc.targets.tvm.plan import Plan
 
+
 class Arenas(Protocol):
     """The memory of one call."""
 

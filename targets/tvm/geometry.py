@@ -37,6 +37,11 @@ class Place:
         steps = sum((n - 1) * stride for n, stride in zip(self.shape, self.strides, strict=True))
         return steps + self.dtype.itemsize if self.nbytes else 0
 
+    def reshaped(self, shape: tuple[int, ...]) -> Place:
+        """The same elements, which lie side by side, in another shape."""
+        strides = tuple(accumulate((self.dtype.itemsize, *reversed(shape)), mul))[-2::-1]
+        return Place(self.arena, self.start, shape, self.dtype, strides)
+
     def array(self, memory: Mapping[str, np.ndarray]) -> np.ndarray:
         """The value; a view."""
         return np.ndarray(self.shape, self.dtype, memory[self.arena], self.start, self.strides)

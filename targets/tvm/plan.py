@@ -7,7 +7,7 @@ of `ALIGNMENT` bytes, so that kernels may use aligned vector loads.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 from mmc.ir.graph import Graph
@@ -15,6 +15,7 @@ from mmc.ir.op import Op, Value, producer
 from mmc.ir.ops.recurrence import Kernel
 from mmc.ir.ops.shape import Reshape
 from mmc.ir.ops.source import Input, Weight
+from mmc.ir.ops.ternary import TernaryMatmul
 from mmc.ir.types import Dim, DType, SymbolicDim, TensorType, bind_dim, numel
 from mmc.targets.layout import aligned, int8_row_bytes
 
@@ -69,6 +70,8 @@ class Plan:
     graph: Graph
     keep_all: bool = False
     """Never use a slot twice, so that every value can be looked at afterwards."""
+    groups: Sequence[Sequence[Kernel]] = ()
+    """Kernels that may run at once: none writes to what another one reads or writes."""
     arenas: dict[str, Arena] = field(default_factory=dict[str, Arena])
     locations: dict[Value, Location] = field(default_factory=dict[Value, Location])
 
@@ -95,6 +98,9 @@ class Plan:
             for value in op.operands:
                 last_reader[root_of(value)] = op
         free: list[int] = []
+        finished_in_group: list[int] = []
+        last_of_group = {group[-1] for group in self.groups}
+        within = {op for group in self.groups for op in group}
         for op in self.kernels:
             made = [v for v in op.results if v not in self.locations]
             for value in made:
@@ -106,8 +112,10 @@ class Plan:
             for value in [*finished, *(v for v in made if v not in last_reader)]:
                 place = self.locations.get(value)
                 if place is not None and place.arena == "workspace":
-                    free.append(place.slot)
-            free.sort()
+                    finished_in_group.append(place.slot)
+            if op in last_of_group or op not in within:
+                free = sorted([*free, *finished_in_group])
+                finished_in_group = []
 
     def _take(self, free: list[int], size: Dim) -> int:
         """A free slot that grows with the same symbols, enlarged if too small; else a new one."""
@@ -168,3 +176,22 @@ def unplaced(graph: Graph) -> list[tuple[Op, str]]:
         if isinstance(op, Weight) and op.type.dtype is DType.I8:
             wrong.append((op, "an int8 weight has no padded rows"))
     return wrong
+
+
+def lone_matmul(body: Graph) -> TernaryMatmul | None:
+    """The ternary matmul that is all that the body does, or None."""
+    made = [op for op in body if op.operands]
+    return made[0] if len(made) == 1 and isinstance(made[0], TernaryMatmul) else None
+
+
+def with_consumers(kernels: Sequence[Kernel]) -> list[list[Kernel]]:
+    """Each kernel alone, but one on rows with the ternary matmuls right behind it that read it."""
+    groups: list[list[Kernel]] = []
+    for op in kernels:
+        if groups and lone_matmul(op.body) is not None:
+            maker = groups[-1][0]
+            if lone_matmul(maker.body) is None and producer(op.operands[0]) is maker:
+                groups[-1].append(op)
+                continue
+        groups.append([op])
+    return groups

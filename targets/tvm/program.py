@@ -20,14 +20,13 @@ from mmc.ir.graph import Graph
 from mmc.ir.op import Value
 from mmc.ir.ops.recurrence import Kernel as KernelOp
 from mmc.ir.ops.source import Weight
-from mmc.ir.ops.ternary import TernaryMatmul
 from mmc.ir.packing import Layout
 from mmc.ir.types import Dim, numel, static_shape
 from mmc.targets.layout import ALIGNMENT, aligned
 from mmc.targets.tvm import rows
 from mmc.targets.tvm.host import Entry, Kernel, KernelCall, Pointer, Tensor, build, size_variable
 from mmc.targets.tvm.memory import size_of
-from mmc.targets.tvm.plan import Location, Plan, root_of, symbols_of
+from mmc.targets.tvm.plan import Location, Plan, lone_matmul, root_of, symbols_of
 from mmc.targets.tvm.rowwise import ROWS, flatten_rows
 
 EmitMatmul = Callable[[int, int, Layout], Kernel]
@@ -107,12 +106,6 @@ class _EntryBuilder:
 
     def _count(self, dim: Dim) -> Any:
         return size_of(dim, self.sizes)
-
-
-def lone_matmul(body: Graph) -> TernaryMatmul | None:
-    """The ternary matmul that is all that the body does, or None."""
-    made = [op for op in body if op.operands]
-    return made[0] if len(made) == 1 and isinstance(made[0], TernaryMatmul) else None
 
 
 def _aligned(size: Any) -> Any:

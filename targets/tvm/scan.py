@@ -87,7 +87,7 @@ class Scan:
             with T.Else(), T.parallel(T.int64(0), as_expression(tasks)) as task:
                 run(task)
 
-    def _axes(self, outer: Sequence[Any], step: Any, column: Any) -> tuple[Any, ...]:
+    def axes(self, outer: Sequence[Any], step: Any, column: Any) -> tuple[Any, ...]:
         axes: list[Any] = [column] * len(self.shape)
         for position, axis in zip(self.outer, outer, strict=True):
             axes[position] = axis
@@ -100,12 +100,12 @@ class Scan:
         registers = []
         with e.scope():
             for start in starts:
-                axes = self._axes(outer, 0, start)
+                axes = self.axes(outer, 0, start)
                 first = (*axes[: self.axis], *axes[self.axis + 1 :])
                 registers.append([self._first(op, first, lanes) for op in self.nest.recurrences])
         with serial(size_of(self.shape[self.axis], e.symbols)) as step, e.scope():
             for start, carried in zip(starts, registers, strict=True):
-                self._step(Index(self._axes(outer, step, start), lanes), carried)
+                self._step(Index(self.axes(outer, step, start), lanes), carried)
 
     def _first(self, op: Op, axes: tuple[Any, ...], lanes: int) -> Any:
         dtype = COMPUTED[op.types[0].dtype]

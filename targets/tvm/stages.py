@@ -52,6 +52,11 @@ _COSTS: Mapping[type[Op], int] = {
 }
 
 
+def is_costly(op: Op) -> bool:
+    """Whether the operation takes more than a few instructions."""
+    return _COSTS.get(type(op), 1) >= CHEAP
+
+
 def is_row_reduction(op: Op) -> bool:
     """Whether the operation reduces the last axis and keeps it."""
     if isinstance(op, RmsStatistic):
@@ -147,6 +152,8 @@ class Plan:
     stored: Collection[Value]
     outputs: Sequence[Value]
     cheap: int = CHEAP
+    rereads: bool = True
+    """Whether a stage may read what an earlier one wrote to an output."""
     levels: dict[Value, int] = field(default_factory=dict[Value, int])
     reductions: list[Op] = field(default_factory=list[Op])
     kept: dict[Value, int] = field(default_factory=dict[Value, int])
@@ -185,7 +192,7 @@ class Plan:
 
     def _keep(self, value: Value) -> None:
         if value not in self.kept and value not in self.read_back:
-            where = self.read_back if value in self.outputs else self.kept
+            where = self.read_back if self.rereads and value in self.outputs else self.kept
             where[value] = self.levels[value]
             self._choose(value, self.levels[value])
 
@@ -194,7 +201,7 @@ class Plan:
         if value in self.stored or is_row_scalar(value):
             return
         if self.levels[value] < stage:
-            if value in self.outputs or self._is_costly(value):
+            if (self.rereads and value in self.outputs) or self._is_costly(value):
                 self._keep(value)
                 return
             if value in self.kept:

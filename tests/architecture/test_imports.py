@@ -40,9 +40,13 @@ OWNERS = {
     "tvm": ("mmc.targets.", "mmc.runtime"),
     "tvm_ffi": ("mmc.targets.", "mmc.runtime"),
     "tvm_ffi_orcjit": ("mmc.targets.", "mmc.runtime"),
+    "cuda": ("mmc.targets.cuda.",),
     "onnx": ("mmc.frontends.onnx",),
     "onnxruntime": ("mmc.frontends.onnx",),
 }
+
+# Packages that an installation may lack: no module may need them to be imported.
+OPTIONAL = {"cuda"}
 
 
 @dataclass(frozen=True)
@@ -126,6 +130,8 @@ def violations(module: str) -> Iterator[str]:
             yield f"{where}: {layer} may import only {sorted(THIRD_PARTY[layer])} from outside"
         elif top in OWNERS and not (module + ".").startswith(OWNERS[top]):
             yield f"{where}: only {', '.join(OWNERS[top])} may"
+        elif top in OPTIONAL and found.eager:
+            yield f"{where}: import it where it is used, it may not be installed"
 
 
 @pytest.mark.parametrize("module", FILES)

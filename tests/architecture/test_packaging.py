@@ -29,6 +29,16 @@ def test_every_folder_with_code_is_a_package() -> None:
     assert [folder for folder in holds_code if not (folder / "__init__.py").exists()] == []
 
 
+def test_files_that_are_not_python_are_shipped() -> None:
+    """A file that `package-data` does not name is silently missing from the wheel."""
+    known = SETUPTOOLS["package-data"]
+    for folder in FOLDERS:
+        for path in (ROOT / folder).rglob("*.*"):
+            package = ".".join(("mmc", *path.parent.relative_to(ROOT).parts))
+            if path.suffix not in (".py", ".pyc"):
+                assert any(path.match(glob) for glob in known.get(package, ())), path
+
+
 @pytest.mark.parametrize("folder", FOLDERS)
 def test_link_and_package_dir(folder: str) -> None:
     link = ROOT / "mmc" / folder

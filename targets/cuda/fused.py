@@ -1,0 +1,263 @@
+# pyright: basic
+# Every value here is a TIR expression, which TVM does not type.
+"""A row and the ternary matrices that it is multiplied with, in one launch.
+
+For one row of activations or few, a launch costs as much as its work.  So every block computes the
+whole row again (norm, quantisation, gates), keeps its int8 activations in shared memory, and
+multiplies them with its own tiles.  The weights are asked for before the row is computed, which
+hides their way from memory.  What else the row gives (residual, scales, state) its first block
+writes.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from tvm.script.ir_builder import tirx as T
+
+from mmc.ir.graph import Graph
+from mmc.ir.op import Value
+from mmc.ir.packing import TILE_ROWS
+from mmc.ir.types import numel
+from mmc.targets.cuda import rows
+from mmc.targets.cuda.code import DeviceKernel, call, do, make_kernel
+from mmc.targets.cuda.row import Block, Row
+from mmc.targets.cuda.ternary import Matrix
+from mmc.targets.tvm.expressions import Elements
+from mmc.targets.tvm.memory import Place, unravel
+from mmc.targets.tvm.primitives import primitive_outputs
+from mmc.targets.tvm.schedule import schedule
+from mmc.targets.tvm.stages import Plan
+
+BLOCKS = 132
+"""Blocks that are aimed at: one for each processor of a large GPU."""
+
+THREADS = 512
+_WARP = 32
+_AHEAD_REGISTERS = 32
+"""Words of weights that a thread asks for ahead of their use."""
+
+
+@dataclass(frozen=True)
+class Consumer:
+    """A matrix, and which output of the row it is multiplied with."""
+
+    output: int
+    matrix: Matrix
+
+
+@dataclass(frozen=True)
+class FusedLaunch:
+    """The kernel, and the blocks that each row takes."""
+
+    kernel: DeviceKernel
+    blocks: int
+
+
+def emit(body: Graph, consumers: Sequence[Consumer], name: str) -> FusedLaunch | None:
+    """The kernel of a row and its matrices; None where the row cannot be computed block by block.
+
+    Its parameters are those of the row, and for matrix i its weights `w_i` and its sums `acc_i`.
+    """
+    outputs = primitive_outputs(body)
+    nests = schedule(outputs, set(body.inputs))
+    if len(nests) != 1 or nests[0].total is not None or nests[0].recurrences:
+        return None
+    plan = Plan(set(body.inputs), list(outputs), cheap=0, rereads=False)
+    tiles = sum(c.matrix.tiles for c in consumers)
+    per_block = -(-tiles // BLOCKS)
+    blocks = -(-tiles // per_block)
+    parameters = rows.parameters_of(body, outputs)
+    for i in range(len(consumers)):
+        parameters |= {f"w_{i}": "uint32*", f"acc_{i}": "int32*"}
+    names = tuple(parameters)
+    write = functools.partial(
+        _write, body, outputs, plan, tuple(consumers), names, (blocks, per_block)
+    )
+    return FusedLaunch(make_kernel(name, parameters, THREADS, write), blocks)
+
+
+class _First:
+    """Where one block of a row writes what the others have computed as well."""
+
+    def __init__(self, place: Place, wanted: Any) -> None:
+        self.place, self.wanted = place, wanted
+        self.type, self.columns, self.stride = place.type, place.columns, place.stride
+
+    def store(self, axes: Sequence[Any], value: Any) -> None:
+        with T.If(self.wanted), T.Then():
+            self.place.store(axes, value)
+
+
+class _Shared(_First):
+    """A row of activations, in shared memory as well: there zeros up to what all warps read."""
+
+    def __init__(self, place: Place, wanted: Any, buffer: Any, start: int, size: int) -> None:
+        super().__init__(place, wanted)
+        self.buffer, self.start, self.global_stride, self.stride = buffer, start, place.stride, size
+
+    def store(self, axes: Sequence[Any], value: Any) -> None:
+        T.buffer_store(self.buffer, T.cast(value, "int8"), [axes[-1] + self.start])
+        with T.If(T.And(self.wanted, axes[-1] < self.global_stride)), T.Then():
+            self.place.store(axes, value)
+
+
+def _write(
+    body: Graph, outputs: tuple[Value, ...], plan: Plan, consumers: tuple[Consumer, ...],
+    names: tuple[str, ...], grid: tuple[int, int], block: Any, thread: Any, *arguments: Any,
+) -> None:  # fmt: skip
+    given = dict(zip(names, arguments, strict=True))
+    blocks, per_block = grid
+    wide = T.cast(block, "int64")
+    row, within = T.Bind(T.truncdiv(wide, blocks)), T.Bind(T.truncmod(wide, blocks))
+    matrices = [
+        _Multiplication(c.matrix, given[f"w_{i}"], given[f"acc_{i}"], row)
+        for i, c in enumerate(consumers)
+    ]
+    tiles = [_Tile(matrices, within * per_block + i, thread) for i in range(per_block)]
+    ahead = max(1, min(per_block, _AHEAD_REGISTERS // (4 * tiles[0].steps)))
+    for tile in tiles[:ahead]:
+        tile.load()
+    length = tiles[0].steps * _WARPS * 8 * 16
+    kept = {output: i * length for i, output in enumerate(dict.fromkeys(c.output for c in consumers))}
+    activations = T.alloc_buffer((len(kept) * length,), "int8", scope="shared")
+    _row(body, outputs, plan, given, (activations, kept, length), row, within, thread)
+    T.evaluate(T.cuda.cta_sync())
+    parts = T.alloc_buffer((per_block * _WARPS * TILE_ROWS,), "int32", scope="shared")
+    for i, tile in enumerate(tiles):
+        tile.multiply(activations, [kept[c.output] for c in consumers], parts, i)
+        if i + ahead < per_block:
+            tiles[i + ahead].load()
+    T.evaluate(T.cuda.cta_sync())
+    with T.If(thread < per_block * TILE_ROWS), T.Then():
+        _finish(matrices, parts, within * per_block, per_block, thread)
+
+
+_WARPS = THREADS // _WARP
+
+
+def _row(
+    body: Graph, outputs: Sequence[Value], plan: Plan, given: dict[str, Any],
+    shared: tuple[Any, dict[int, int], int], row: Any, within: Any, thread: Any,
+) -> None:  # fmt: skip
+    """Compute the row; activations go to shared memory as well, each output from its start on."""
+    buffer, starts, length = shared
+    symbols = {k.removeprefix("size_"): v for k, v in given.items() if k.startswith("size_")}
+    places = {op: Place(given[f"in_{i}"], op.type, symbols) for i, op in enumerate(body.inputs)}
+    first = T.EQ(within, T.int64(0))
+    stores: list[tuple[Value, _First]] = []
+    for i, value in enumerate(outputs):
+        place = Place(given[f"out_{i}"], value.type, symbols)
+        stores.append((
+            value,
+            _Shared(place, first, buffer, starts[i], length) if i in starts else _First(place, first),
+        ))  # fmt: skip
+    elements = Elements(symbols, places, lanes=1)
+    group = Block(row, T.cast(thread, "int64"), THREADS)
+    lead = unravel(row, elements.sizes(outputs[0].type.shape[:-1]))
+    Row(elements, plan, stores, group).write(lead)
+
+
+@dataclass(frozen=True)
+class _Multiplication:
+    matrix: Matrix
+    weights: Any
+    acc: Any
+    row: Any
+
+
+class _Tile:
+    """A tile of one of several matrices, numbered through; the warps share its columns."""
+
+    def __init__(self, matrices: Sequence[_Multiplication], number: Any, thread: Any) -> None:
+        self.matrices, self.number = matrices, T.Bind(number)
+        self.lane, self.warp = thread % _WARP, thread // _WARP
+        # All matrices have the same columns: they are multiplied with rows of one length.
+        self.vectors = matrices[0].matrix.vectors
+        self.steps = -(-self.vectors // (8 * _WARPS))
+        self.packed = T.alloc_buffer((4 * self.steps,), "uint32", scope="local")
+
+    def _vector(self, step: int) -> Any:
+        return T.cast((step * _WARPS + self.warp) * 8 + self.lane // 4, "int64")
+
+    def load(self) -> None:
+        """Ask for the weights; a vector past the end is one that exists, times zeros."""
+        for matrix, start in self._of_each():
+            for step in range(self.steps):
+                vector = T.min(self._vector(step), T.int64(self.vectors - 1))
+                tile = self.number - start
+                word = (tile * self.vectors + vector) * 16 + T.cast(self.lane % 4 * 4, "int64")
+                source = T.address_of(matrix.weights[word])
+                do("mmc_stream16", T.address_of(self.packed[4 * step]), source)
+
+    def _of_each(self) -> Any:
+        """Run what follows for the matrix that the tile is of."""
+        start = 0
+        for matrix in self.matrices:
+            end = start + matrix.matrix.tiles
+            inside = T.And(self.number >= start, self.number < end)
+            with T.If(inside), T.Then():
+                yield matrix, start
+            start = end
+
+    def multiply(self, q: Any, starts: Sequence[int], parts: Any, place: int) -> None:
+        """Add up a warp's columns, and leave 16 sums in `parts`."""
+        activations = T.alloc_buffer((4,), "int32", scope="local")
+        sums = T.alloc_buffer((17,), "int32", scope="local")
+        for i in range(17):
+            T.buffer_store(sums, T.int32(0), [i])
+        end, start = 0, T.int64(starts[-1])
+        for matrix, at in list(zip(self.matrices, starts, strict=True))[:-1]:
+            end += matrix.matrix.tiles
+            start = T.Select(T.And(self.number < end, self.number >= end - matrix.matrix.tiles), T.int64(at), start)
+        start = T.Bind(start)
+        for step in range(self.steps):
+            source = T.address_of(q[start + self._vector(step) * 16])
+            do("mmc_load16", T.address_of(activations[0]), source)
+            for i in range(4):
+                for word in range(4):
+                    digits = self.packed[4 * step + i] & T.uint32(0x03030303 << 2 * word)
+                    at = i * 4 + word
+                    total = call("mmc_dot4", "int32", digits, activations[word], sums[at])
+                    T.buffer_store(sums, total, [at])
+            mine = call("mmc_pick", "int32", T.address_of(activations[0]), self.lane % 4)
+            one = call("__dp4a", "int32", T.int32(0x01010101), mine, sums[16])
+            T.buffer_store(sums, one, [16])
+        offset = call("mmc_sum_lanes", "int32", sums[16], 1, _WARP)
+        T.buffer_store(sums, offset, [16])
+        for i in range(4):
+            total = sums[i * 4]
+            for word in range(1, 4):
+                total = total + T.shift_right(sums[i * 4 + word], T.int32(2 * word))
+            T.buffer_store(sums, call("mmc_sum_lanes", "int32", total, 4, _WARP) - sums[16], [i])
+        with T.If(self.lane < 4), T.Then():
+            for i in range(4):
+                at = (place * _WARPS + self.warp) * TILE_ROWS + self.lane * 4 + i
+                T.buffer_store(parts, sums[i], [at])
+
+
+def _finish(
+    matrices: Sequence[_Multiplication], parts: Any, first: Any, per_block: int, thread: Any
+) -> None:
+    """A thread for each row of the block's tiles adds up the warps."""
+    place, within = T.truncdiv(thread, TILE_ROWS), thread % TILE_ROWS
+    total = parts[place * (_WARPS * TILE_ROWS) + within]
+    for warp in range(1, _WARPS):
+        total = total + parts[(place * _WARPS + warp) * TILE_ROWS + within]
+    column = T.Bind((first + T.cast(place, "int64")) * TILE_ROWS + T.cast(within, "int64"))
+    start = 0
+    for matrix in matrices:
+        n = matrix.matrix.n
+        end = start + matrix.matrix.tiles * TILE_ROWS
+        inside = T.And(column >= start, column < start + n)
+        with T.If(inside), T.Then():
+            T.buffer_store(matrix.acc, total, [matrix.row * n + column - start])
+        start = end
+
+
+def work(body: Graph) -> Any:
+    """The rows of a body."""
+    return numel(primitive_outputs(body)[0].type.shape[:-1])

@@ -1,0 +1,311 @@
+# pyright: basic
+# Every value here is a TIR expression, which TVM does not type.
+"""One row by the threads of a block, stage by stage (`mmc.targets.tvm.stages`).
+
+A thread has the columns thread, thread + threads, ...: in every stage the same, so that what a
+later stage needs again stays in its registers.  Only what is read at other columns is kept in
+shared memory.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from tvm.script.ir_builder import tirx as T
+
+from mmc.ir.op import Op, Value, producer
+from mmc.ir.ops.linear import Linear
+from mmc.ir.ops.reduce import ArgMax, Max
+from mmc.ir.ops.shape import Concat, Pad, Slice
+from mmc.ir.types import DType, TensorType
+from mmc.targets.cuda.code import call
+from mmc.targets.tvm import elementary, pointwise
+from mmc.targets.tvm.elementary import hold
+from mmc.targets.tvm.expressions import Elements, Index, Kept, scratch_type
+from mmc.targets.tvm.fold import Fold, finish, serial
+from mmc.targets.tvm.memory import COMPUTED, STORED, Place, as_expression, size_of, unravel
+from mmc.targets.tvm.schedule import Nest, row_maximum_behind
+from mmc.targets.tvm.stages import Plan, cone, is_costly, is_row_reduction, is_row_scalar
+
+
+@dataclass(frozen=True)
+class Block:
+    """Where a thread stands: the numbers of its block and within it, as int64, and their count."""
+
+    index: Any
+    thread: Any
+    threads: int
+
+    @property
+    def item(self) -> Any:
+        """The thread among all."""
+        return self.index * self.threads + self.thread
+
+    def steps(self, size: Any) -> Any:
+        """How many columns a thread has at most."""
+        if isinstance(size, int):
+            return -(-size // self.threads)
+        return T.ceildiv(as_expression(size), self.threads)
+
+    def loop(self, size: Any) -> Any:
+        """The loop over a thread's columns; unrolled where their number is known."""
+        steps = self.steps(size)
+        return T.unroll(0, steps) if isinstance(steps, int) else serial(steps)
+
+    def column(self, step: Any) -> Any:
+        """The column of a step."""
+        return T.Bind(T.cast(step, "int64") * self.threads + self.thread)
+
+    def inside(self, column: Any, size: Any) -> Any:
+        """A context for what is done where there is such a column."""
+        if isinstance(size, int) and size % self.threads == 0:
+            return contextlib.nullcontext()
+        stack = contextlib.ExitStack()
+        stack.enter_context(T.If(column < as_expression(size)))
+        stack.enter_context(T.Then())
+        return stack
+
+
+@dataclass
+class Registers:
+    """A kept value in a thread's registers, by step; `step` is the one of the loop around."""
+
+    buffer: Any
+    type: TensorType
+    step: Any = None
+
+    def load(self, axes: Sequence[Any], lanes: int) -> Any:
+        return hold(self.buffer[self.step])
+
+    def store(self, axes: Sequence[Any], value: Any) -> None:
+        T.buffer_store(self.buffer, value, [self.step])
+
+
+def axes_of(value: Value, axes: Sequence[Any]) -> tuple[Any, ...]:
+    """The part of an index that a value has."""
+    found = tuple(axes[len(axes) - value.type.rank :])
+    return (*found[:-1], 0) if found and is_row_scalar(value) else found
+
+
+def product(sizes: Sequence[Any]) -> Any:
+    total: Any = T.int64(1)
+    for size in sizes:
+        total = total * size
+    return total
+
+
+def agreed(folds: Sequence[Fold], size: Any, group: Block) -> list[Any]:
+    """The results of reductions from every thread's part: by warps, then over the warps.
+
+    The order is that of the threads, always the same.
+    """
+    if not folds:
+        return []
+    warps = group.threads // 32
+    lane, warp = group.thread % 32, T.truncdiv(group.thread, 32)
+    parts: list[list[Any]] = []
+    for fold in folds:
+        values = _of_warp(fold, _parts(fold))
+        shared = [T.alloc_buffer((32,), _dtype(v), scope="shared") for v in values]
+        with T.If(T.EQ(lane, T.int64(0))), T.Then():
+            for buffer, value in zip(shared, values, strict=True):
+                T.buffer_store(buffer, value, [warp])
+        parts.append(shared)
+    T.evaluate(T.cuda.cta_sync())
+    results: list[Any] = []
+    for fold, shared in zip(folds, parts, strict=True):
+        empty = _empty(fold)
+        found = [
+            hold(T.Select(lane < warps, buffer[T.min(lane, T.int64(warps - 1))], value))
+            for buffer, value in zip(shared, empty, strict=True)
+        ]
+        total = _of_warp(fold, found)
+        if isinstance(fold.op, ArgMax):
+            results.append(total[1])
+        else:
+            results.append(finish(fold.op, elementary.convert(total[0], fold.dtype), size))
+    return results
+
+
+def _parts(fold: Fold) -> list[Any]:
+    """What a thread has found, in types that warps exchange."""
+    total = elementary.convert(fold.total[0], _wide(fold))
+    return [total, fold.where[0]] if isinstance(fold.op, ArgMax) else [total]
+
+
+def _empty(fold: Fold) -> list[Any]:
+    """What changes nothing when it is combined."""
+    first = elementary.convert(fold.first, _wide(fold))
+    return [first, T.int64(1 << 62)] if isinstance(fold.op, ArgMax) else [first]
+
+
+def _of_warp(fold: Fold, values: Sequence[Any]) -> list[Any]:
+    """Combine the values of a warp's lanes."""
+    wide = _wide(fold)
+    if isinstance(fold.op, ArgMax):
+        where = hold(call("mmc::warp_first_largest", "int64", *values))
+        return [hold(call("mmc::warp_combine<mmc::Largest>", wide, values[0])), where]
+    largest = isinstance(fold.op, Max) or fold.op.operands[0].type.dtype is DType.BOOL
+    kind = "Largest" if largest else "Sum"
+    return [hold(call(f"mmc::warp_combine<mmc::{kind}>", wide, values[0]))]
+
+
+def _wide(fold: Fold) -> str:
+    return fold.dtype if fold.dtype in ("float32", "int32", "int64") else "int32"
+
+
+def _dtype(value: Any) -> str:
+    return elementary.dtype_of(value)[0]
+
+
+def whole_maximum(e: Elements, nest: Nest, group: Block) -> Place:
+    """The maximum over a whole tensor; every block computes it again."""
+    assert nest.total is not None
+    op = producer(row_maximum_behind(nest.total))
+    fold = Fold(op, 1)
+    lead, x = e.sizes(nest.lead), op.operands[0]
+    size = e.size(x, -1)
+    with serial(product(lead)) as row, serial(group.steps(size)) as step:
+        column = group.column(step)
+        with group.inside(column, size), e.scope():
+            fold.add(e.operand(x, Index((*unravel(row, lead), column), 1, True)), column)
+    total = T.alloc_buffer((1,), "float32", scope="local")
+    T.buffer_store(total, agreed([fold], size, group)[0], [0])
+    return Place(total, nest.total.type, e.symbols)
+
+
+class Row:
+    """The stages of a row; `stores` says where each output goes."""
+
+    def __init__(
+        self, elements: Elements, plan: Plan, stores: Sequence[tuple[Value, Any]], group: Block
+    ) -> None:
+        self.elements, self.plan, self.stores, self.group = elements, plan, stores, group
+        self._depths: dict[Value, int] = {}
+
+    def write(self, lead: tuple[Any, ...]) -> None:
+        """The row at these leading axes."""
+        e, plan = self.elements, self.plan
+        e.kept = {v: Kept(self._kept(v), stage) for v, stage in plan.kept.items()}
+        e.stage = 0
+        for value, place in [(v, self._in_registers(v, lead)) for v in self._preloaded()]:
+            e.places[value] = place
+        places = dict(self.stores)
+        e.kept |= {value: Kept(places[value], stage) for value, stage in plan.read_back.items()}
+        with e.scope():
+            for stage in range(plan.stages):
+                if stage and any(not isinstance(k.place, Registers) for k in e.kept.values()):
+                    T.evaluate(T.cuda.cta_sync())
+                self._stage(stage, lead)
+
+    def _preloaded(self) -> list[Value]:
+        """What is cheap and comes from memory alone, but is read where time passes: asked for first.
+
+        Behind a division or a reduction each load would wait for memory again.
+        """
+        plan = self.plan
+        readers: dict[Value, list[Op]] = {}
+        for op in (producer(v) for v in plan.levels if v not in plan.stored):
+            for operand in op.operands:
+                readers.setdefault(operand, []).append(op)
+        heavy: set[Value] = set()
+        for value in sorted(plan.levels, key=self._depth):
+            op = producer(value)
+            if value not in plan.stored and (
+                plan.levels[value] or is_costly(op) or heavy.intersection(op.operands)
+            ):
+                heavy.add(value)
+        return [
+            v for v, ops in readers.items()
+            if v not in heavy and not is_row_scalar(v) and isinstance(v.type.shape[-1], int)
+            and any(x in heavy for op in ops for x in op.results)
+            and all(pointwise.covers(op) or is_row_reduction(op) for op in ops)
+        ]  # fmt: skip
+
+    def _depth(self, value: Value) -> int:
+        """How many operations lie between a value and memory."""
+        if value not in self._depths:
+            operands = () if value in self.plan.stored else producer(value).operands
+            self._depths[value] = 1 + max(map(self._depth, operands), default=0)
+        return self._depths[value]
+
+    def _in_registers(self, value: Value, lead: tuple[Any, ...]) -> Registers:
+        size = value.type.shape[-1]
+        buffer = T.alloc_buffer((self.group.steps(size),), COMPUTED[value.type.dtype], scope="local")
+        with self.group.loop(size) as step:
+            column = self.group.column(step)
+            with self.group.inside(column, size), self.elements.scope():
+                axes = axes_of(value, (*lead, column))
+                T.buffer_store(buffer, self.elements.at(value, Index(axes, 1, True)), [step])
+        return Registers(buffer, scratch_type(value))
+
+    def _kept(self, value: Value) -> Any:
+        (columns,) = value.type.shape[-1:]
+        if self._is_read_elsewhere(value):
+            buffer = T.alloc_buffer((columns,), STORED[value.type.dtype], scope="shared")
+            return Place(buffer, scratch_type(value), self.elements.symbols)
+        steps = self.group.steps(columns)
+        buffer = T.alloc_buffer((steps,), COMPUTED[value.type.dtype], scope="local")
+        return Registers(buffer, scratch_type(value))
+
+    def _is_read_elsewhere(self, value: Value) -> bool:
+        """Whether some operation reads the value at another column than its own."""
+        plan = self.plan
+        for v in plan.levels:
+            op = producer(v)
+            if v not in plan.stored and isinstance(op, Slice | Concat | Pad | Linear):
+                if value in set(cone(op.operands, plan.stored)):
+                    return True
+        return False
+
+    def _stage(self, stage: int, lead: tuple[Any, ...]) -> None:
+        e, plan = self.elements, self.plan
+        e.stage = stage
+        for value in plan.scalars_before(stage):
+            e.operand(value, Index((*lead, 0), 1, True))
+        widths: dict[Any, list[Value]] = {}
+        for value in plan.values_of(stage):
+            widths.setdefault(value.type.shape[-1] if value.type.shape else 1, []).append(value)
+        for columns, values in widths.items():
+            self._columns(stage, lead, size_of(columns, e.symbols), values)
+
+    def _columns(
+        self, stage: int, lead: tuple[Any, ...], size: Any, values: Sequence[Value]
+    ) -> None:
+        """Compute `values`, store, keep and reduce them."""
+        e, plan, group = self.elements, self.plan, self.group
+        stores = [(v, p) for v, p in self.stores if v in values and plan.levels[v] == stage]
+        keeps = [(v, e.kept[v].place) for v, s in plan.kept.items() if v in values and s == stage]
+        folds = [Fold(op, 1) for op in plan.reductions_in(stage) if op.operands[0] in values]
+        with group.loop(size) as step:
+            for place in (*(kept.place for kept in e.kept.values()), *e.places.values()):
+                if isinstance(place, Registers):
+                    place.step = step
+            column = group.column(step)
+            with group.inside(column, size), e.scope():
+                axes = (*lead, column)
+                made = {value: e.operand(value, Index(axes, 1, True)) for value in values}
+                for value, place in stores:
+                    place.store(axes_of(value, axes), made[value])
+                for value, place in keeps:
+                    place.store((column,), made[value])
+                for fold in folds:
+                    fold.add(made[fold.op.operands[0]], column)
+        for _, place in stores:
+            if place.type.dtype is DType.I8:
+                self._fill_pad(place, lead)
+        for fold, result in zip(folds, agreed(folds, size, group), strict=True):
+            e.reduced[fold.op] = result
+
+    def _fill_pad(self, place: Any, lead: tuple[Any, ...]) -> None:
+        group = self.group
+        pad = place.stride - place.columns
+        if isinstance(pad, int) and pad == 0:
+            return
+        with serial(group.steps(pad)) as step:
+            column = group.column(step)
+            with T.If(column < as_expression(pad)), T.Then():
+                place.store((*lead, column + place.columns), T.int8(0))

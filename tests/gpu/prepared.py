@@ -1,0 +1,147 @@
+"""What the GPU tests run.  It is compiled here, or elsewhere and carried along.
+
+A machine with a GPU may have no TVM.  Then compile where there is one, and name the folder:
+
+    python -m tests.gpu.prepared FOLDER
+    MMC_GPU_PREPARED=FOLDER pytest -m gpu tests/gpu
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import os
+import sys
+from collections.abc import Mapping
+from functools import cache
+from pathlib import Path
+
+import numpy as np
+import pytest
+from safetensors.numpy import load_file
+
+import mmc
+from mmc.ir.graph import Graph, graph_of
+from mmc.ir.ops.recurrence import Kernel
+from mmc.ir.ops.source import Input, Weight
+from mmc.ir.ops.ternary import TernaryMatmul
+from mmc.ir.packing import pack
+from mmc.ir.tensors import Tensors
+from mmc.ir.text import render
+from mmc.ir.types import DType, TensorType, symbol
+from mmc.targets.base import BuildOptions, Executable, graph_file
+from mmc.targets.registry import load_target
+from mmc.targets.weights_file import write_weights
+from tests.end_to_end.compiled import EXAMPLE, GOLDEN, workspace
+from tests.targets.row_cases import CASES
+
+FOLDER = "MMC_GPU_PREPARED"
+"""Environment variable: the folder that `python -m tests.gpu.prepared` wrote."""
+
+NEW_TOKENS = 256
+ROWS = symbol("rows")
+
+
+WITHOUT_KERNEL = {"norm_quantize_tensor"}
+"""Cases that cannot be compiled yet: a norm within the maximum of a whole tensor."""
+
+
+def random_trits(n: int, k: int) -> np.ndarray:
+    return np.random.default_rng([n, k]).integers(-1, 2, (n, k), np.int8)
+
+
+SHAPES = ((1, 1), (16, 16), (17, 5), (13, 37), (100, 300), (151, 259), (70, 1301), (2048, 2048))
+MATRICES: Mapping[str, np.ndarray] = {
+    **{f"{n}x{k}": random_trits(n, k) for n, k in SHAPES},
+    **{f"all_{trit + 1}": np.full((33, 1301), trit, np.int8) for trit in (-1, 0, 1)},
+}
+"""Weights of the entries that multiply, by name."""
+
+
+def row_graph(name: str) -> Graph:
+    """The body of a case as a kernel over inputs of the same names."""
+    body = CASES[name]
+    kernel = Kernel(tuple(body.inputs), body)
+    outputs = dict(zip((key for key, _ in body.outputs), kernel.results, strict=True))
+    return graph_of(name, outputs)
+
+
+def product_graph(name: str) -> Graph:
+    """acc [rows, n] of q [rows, k] and a packed matrix."""
+    n, k = MATRICES[name].shape
+    packed = TensorType(DType.packed("2bit"), (n, k))
+    q, w = Input("q", TensorType(DType.I8, (ROWS, k))), Input("w", packed)
+    body = graph_of("ternary_matmul", {"acc": TernaryMatmul(q, w)})
+    given = (q, Weight(name, packed))
+    return graph_of(name, {"acc": Kernel(given, body).results[0]})
+
+
+def write(folder: Path, graphs: Mapping[str, Graph], mcpu: str | None) -> None:
+    """Build graphs of kernels as an artefact has them."""
+    folder.mkdir(parents=True)
+    weights = list(dict.fromkeys(w for graph in graphs.values() for w in graph.weights))
+    tensors = Tensors()
+    for name, graph in graphs.items():
+        (folder / graph_file(name)).write_text(render(graph))
+    packed = {weight.name: pack(MATRICES[weight.name], "2bit") for weight in weights}
+    write_weights(folder / "weights.safetensors", weights, packed)
+    built = load_target("cuda").build(graphs, tensors, folder, lambda _: None, BuildOptions(mcpu))
+    (folder / "built.json").write_text(json.dumps([list(graphs), dict(built.facts)]))
+
+
+def write_rows(folder: Path, mcpu: str | None) -> None:
+    write(folder, {name: row_graph(name) for name in CASES if name not in WITHOUT_KERNEL}, mcpu)
+
+
+def write_products(folder: Path, mcpu: str | None) -> None:
+    write(folder, {name: product_graph(name) for name in MATRICES}, mcpu)
+
+
+def write_example(folder: Path, mcpu: str | None) -> None:
+    mmc.compile(EXAMPLE, target="cuda", mcpu=mcpu, out=folder)
+
+
+def write_tokens(folder: Path, mcpu: str | None) -> None:
+    """What the CPU target continues a text with."""
+    model = mmc.load(mmc.compile(EXAMPLE, out=folder / "artifact").path)
+    assert isinstance(model, mmc.Model)
+    np.save(folder / "tokens.npy", model.generate(prompt(), NEW_TOKENS))
+
+
+PARTS = {
+    "rows": write_rows,
+    "products": write_products,
+    "example": write_example,
+    "tokens": write_tokens,
+}
+
+
+def prompt() -> np.ndarray:
+    """Token ids [1, 16]."""
+    return load_file(GOLDEN)["input_ids"][None, :16].astype(np.int64)
+
+
+@cache
+def prepared(part: str) -> Path:
+    """The folder of a part; skips the test where nobody compiled it and nobody can."""
+    if FOLDER in os.environ:
+        return Path(os.environ[FOLDER], part)
+    if importlib.util.find_spec("tvm") is None:
+        pytest.skip(f"needs TVM to compile, or {FOLDER} (see tests/gpu/prepared.py)")
+    from mmc.targets.cuda.driver import device
+
+    major, minor = device().capability
+    folder = workspace() / f"gpu-{part}"
+    PARTS[part](folder, None if part == "tokens" else f"sm_{major}{minor}")
+    return folder
+
+
+def loaded(folder: Path) -> Executable:
+    """Entries that `write` built, ready to run."""
+    entries, facts = json.loads((folder / "built.json").read_text())
+    return load_target("cuda").load(folder, entries, facts)
+
+
+if __name__ == "__main__":
+    for part_name, write_part in PARTS.items():
+        write_part(Path(sys.argv[1], part_name), None)
