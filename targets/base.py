@@ -113,7 +113,7 @@ class Target:
         probes: Mapping[str, Arrays],
         options: BuildOptions,
     ) -> dict[str, Any]:
-        """Compare every kernel with the interpreter on a probe for each entry; MmcError if wrong."""
+        """Compare every kernel with the interpreter, on a probe by entry; MmcError if wrong."""
         return {}
 
 

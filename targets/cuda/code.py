@@ -114,7 +114,7 @@ def generate(kernels: Sequence[DeviceKernel], architecture: str) -> Source:
     return Source(built.inspect_source(), orders)
 
 
-def _order(host: tirx.PrimFunc, kernel: DeviceKernel) -> tuple[str, ...]:
+def _order(host: Any, kernel: DeviceKernel) -> tuple[str, ...]:
     """The names of the parameters in the order in which the host part passes them.
 
     The host part declares the buffers over its parameters and makes one call:
@@ -122,7 +122,8 @@ def _order(host: tirx.PrimFunc, kernel: DeviceKernel) -> tuple[str, ...]:
     """
     names: dict[Any, str] = dict(zip(host.params, (*kernel.parameters, "blocks"), strict=True))
     body: Any = host.body
-    *declared, launch = body.seq if isinstance(body, tirx.SeqStmt) else [body]
+    statements: list[Any] = list(body.seq) if isinstance(body, tirx.SeqStmt) else [body]
+    *declared, launch = statements
     names |= {stmt.buffer: names[stmt.data] for stmt in declared}
     arguments = launch.value.args[1:-2]
     return tuple(names[a.args[0] if isinstance(a, ir.Call) else a] for a in arguments)

@@ -9,6 +9,7 @@ nothing compiles nothing.
 from __future__ import annotations
 
 import hashlib
+import importlib
 import os
 import tempfile
 from pathlib import Path
@@ -49,9 +50,7 @@ def compile_source(text: str, architecture: str) -> bytes:
 
 
 def _nvrtc() -> Any:
-    from cuda.bindings import nvrtc
-
-    return nvrtc
+    return importlib.import_module("cuda.bindings.nvrtc")
 
 
 def _compile(nvrtc: Any, text: str, options: tuple[str, ...]) -> bytes:

@@ -44,21 +44,23 @@ __device__ __forceinline__ void mmc_load16(void* to, const void* from) {
   *static_cast<uint4*>(to) = *static_cast<const uint4*>(from);
 }
 
-// One of four words, without memory.
-__device__ __forceinline__ int mmc_pick(const int* words, int which) {
-  int low = which & 1 ? words[1] : words[0], high = which & 1 ? words[3] : words[2];
-  return which & 2 ? high : low;
-}
-
 // Reads what is used once, around the caches' favour.
 __device__ __forceinline__ void mmc_stream16(void* to, const void* from) {
   *static_cast<uint4*>(to) = __ldcs(static_cast<const uint4*>(from));
 }
 
-__device__ __forceinline__ int mmc_sum_lanes(int value, int from, int to) {
-  for (int distance = from; distance < to; distance *= 2)
-    value += __shfl_xor_sync(mmc::kAllLanes, value, distance);
-  return value;
+// Adds four numbers over the 8 lanes that have the same lane % 4.  A lane gets one of the sums, that
+// of number mmc_summed(); each exchange hands on half of what a lane still has.
+__device__ __forceinline__ int mmc_sum_of_four(int x0, int x1, int x2, int x3) {
+  bool upper = threadIdx.x & 4, odd = threadIdx.x & 8;
+  int low = (upper ? x2 : x0) + __shfl_xor_sync(mmc::kAllLanes, upper ? x0 : x2, 4);
+  int high = (upper ? x3 : x1) + __shfl_xor_sync(mmc::kAllLanes, upper ? x1 : x3, 4);
+  int sum = (odd ? high : low) + __shfl_xor_sync(mmc::kAllLanes, odd ? low : high, 8);
+  return sum + __shfl_xor_sync(mmc::kAllLanes, sum, 16);
+}
+
+__device__ __forceinline__ int mmc_summed() {
+  return (threadIdx.x & 4) / 2 + (threadIdx.x & 8) / 8;
 }
 
 // Four digits {0, 1, 2} as bytes {-1, 0, 1}: no byte borrows from its neighbour.

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import ctypes
 import functools
+import importlib
 import importlib.util
 import weakref
 from collections.abc import Callable, Sequence
@@ -21,11 +22,10 @@ from mmc.errors import MmcError
 _ALIGNMENT = 256
 
 
+@functools.cache
 def driver() -> Any:
     """NVIDIA's bindings of the driver."""
-    from cuda.bindings import driver
-
-    return driver
+    return importlib.import_module("cuda.bindings.driver")
 
 
 def problem() -> str | None:

@@ -23,9 +23,9 @@ from mmc.ir.op import Value
 from mmc.ir.packing import TILE_ROWS
 from mmc.ir.types import numel
 from mmc.targets.cuda import rows
-from mmc.targets.cuda.code import DeviceKernel, call, do, make_kernel
+from mmc.targets.cuda.code import DeviceKernel, do, make_kernel
 from mmc.targets.cuda.row import Block, Row
-from mmc.targets.cuda.ternary import Matrix
+from mmc.targets.cuda.ternary import SUMS, Matrix, multiply_in_place, store_part, zeros
 from mmc.targets.tvm.expressions import Elements
 from mmc.targets.tvm.memory import Place, unravel
 from mmc.targets.tvm.primitives import primitive_outputs
@@ -66,9 +66,11 @@ def emit(body: Graph, consumers: Sequence[Consumer], name: str) -> FusedLaunch |
     nests = schedule(outputs, set(body.inputs))
     if len(nests) != 1 or nests[0].total is not None or nests[0].recurrences:
         return None
+    if len({c.matrix.vectors for c in consumers}) > 1:
+        return None
     plan = Plan(set(body.inputs), list(outputs), cheap=0, rereads=False)
     tiles = sum(c.matrix.tiles for c in consumers)
-    per_block = -(-tiles // BLOCKS)
+    per_block = min(-(-tiles // BLOCKS), THREADS // TILE_ROWS)
     blocks = -(-tiles // per_block)
     parameters = rows.parameters_of(body, outputs)
     for i in range(len(consumers)):
@@ -117,26 +119,43 @@ def _write(
         _Multiplication(c.matrix, given[f"w_{i}"], given[f"acc_{i}"], row)
         for i, c in enumerate(consumers)
     ]
-    tiles = [_Tile(matrices, within * per_block + i, thread) for i in range(per_block)]
-    ahead = max(1, min(per_block, _AHEAD_REGISTERS // (4 * tiles[0].steps)))
+    split = _split(consumers[0].matrix.vectors, per_block)
+    rounds = -(-per_block * split // _WARPS)
+    first = T.Bind(within * per_block)
+    tiles = [_Tile(matrices, first, turn, split, thread) for turn in range(rounds)]
+    ahead = max(1, min(rounds, _AHEAD_REGISTERS // (4 * tiles[0].steps)))
     for tile in tiles[:ahead]:
         tile.load()
-    length = tiles[0].steps * _WARPS * 8 * 16
-    kept = {output: i * length for i, output in enumerate(dict.fromkeys(c.output for c in consumers))}
+    length = tiles[0].steps * split * 8 * 16
+    kept = {
+        output: i * length for i, output in enumerate(dict.fromkeys(c.output for c in consumers))
+    }
     activations = T.alloc_buffer((len(kept) * length,), "int8", scope="shared")
     _row(body, outputs, plan, given, (activations, kept, length), row, within, thread)
     T.evaluate(T.cuda.cta_sync())
-    parts = T.alloc_buffer((per_block * _WARPS * TILE_ROWS,), "int32", scope="shared")
+    parts = T.alloc_buffer((rounds * _WARPS * TILE_ROWS,), "int32", scope="shared")
     for i, tile in enumerate(tiles):
-        tile.multiply(activations, [kept[c.output] for c in consumers], parts, i)
-        if i + ahead < per_block:
+        tile.multiply(activations, [kept[c.output] for c in consumers], parts)
+        if i + ahead < rounds:
             tiles[i + ahead].load()
     T.evaluate(T.cuda.cta_sync())
     with T.If(thread < per_block * TILE_ROWS), T.Then():
-        _finish(matrices, parts, within * per_block, per_block, thread)
+        _finish(matrices, parts, first, split, thread)
 
 
 _WARPS = THREADS // _WARP
+
+
+def _split(vectors: int, tiles: int) -> int:
+    """How many warps share a tile, so that a warp has the fewest instructions.
+
+    About 37 for each 128 columns of a tile and 30 to add up its lanes.
+    """
+
+    def instructions(split: int) -> int:
+        return -(-tiles * split // _WARPS) * (-(-vectors // (8 * split)) * 37 + 30)
+
+    return min((1 << i for i in range(_WARPS.bit_length())), key=instructions)
 
 
 def _row(
@@ -146,15 +165,17 @@ def _row(
     """Compute the row; activations go to shared memory as well, each output from its start on."""
     buffer, starts, length = shared
     symbols = {k.removeprefix("size_"): v for k, v in given.items() if k.startswith("size_")}
-    places = {op: Place(given[f"in_{i}"], op.type, symbols) for i, op in enumerate(body.inputs)}
+    places: dict[Value, Any] = {
+        op: Place(given[f"in_{i}"], op.type, symbols) for i, op in enumerate(body.inputs)
+    }
     first = T.EQ(within, T.int64(0))
     stores: list[tuple[Value, _First]] = []
     for i, value in enumerate(outputs):
         place = Place(given[f"out_{i}"], value.type, symbols)
-        stores.append((
-            value,
-            _Shared(place, first, buffer, starts[i], length) if i in starts else _First(place, first),
-        ))  # fmt: skip
+        sink = _First(place, first)
+        if i in starts:
+            sink = _Shared(place, first, buffer, starts[i], length)
+        stores.append((value, sink))
     elements = Elements(symbols, places, lanes=1)
     group = Block(row, T.cast(thread, "int64"), THREADS)
     lead = unravel(row, elements.sizes(outputs[0].type.shape[:-1]))
@@ -170,18 +191,26 @@ class _Multiplication:
 
 
 class _Tile:
-    """A tile of one of several matrices, numbered through; the warps share its columns."""
+    """What a warp does in one round: a part of the columns of a tile of one of several matrices.
 
-    def __init__(self, matrices: Sequence[_Multiplication], number: Any, thread: Any) -> None:
-        self.matrices, self.number = matrices, T.Bind(number)
-        self.lane, self.warp = thread % _WARP, thread // _WARP
-        # All matrices have the same columns: they are multiplied with rows of one length.
+    The tiles of all matrices are numbered through.  All have the same columns, for they are
+    multiplied with rows of one length.
+    """
+
+    def __init__(
+        self, matrices: Sequence[_Multiplication], first: Any, turn: int, split: int, thread: Any
+    ) -> None:
+        self.matrices, self.split = matrices, split
+        self.lane, warp = thread % _WARP, thread // _WARP
+        self.part = warp % split
+        self.place = T.Bind(turn * (_WARPS // split) + T.truncdiv(warp, split))
+        self.number = T.Bind(first + T.cast(self.place, "int64"))
         self.vectors = matrices[0].matrix.vectors
-        self.steps = -(-self.vectors // (8 * _WARPS))
+        self.steps = -(-self.vectors // (8 * split))
         self.packed = T.alloc_buffer((4 * self.steps,), "uint32", scope="local")
 
     def _vector(self, step: int) -> Any:
-        return T.cast((step * _WARPS + self.warp) * 8 + self.lane // 4, "int64")
+        return T.cast((step * self.split + self.part) * 8 + self.lane // 4, "int64")
 
     def load(self) -> None:
         """Ask for the weights; a vector past the end is one that exists, times zeros."""
@@ -203,50 +232,32 @@ class _Tile:
                 yield matrix, start
             start = end
 
-    def multiply(self, q: Any, starts: Sequence[int], parts: Any, place: int) -> None:
+    def multiply(self, q: Any, starts: Sequence[int], parts: Any) -> None:
         """Add up a warp's columns, and leave 16 sums in `parts`."""
         activations = T.alloc_buffer((4,), "int32", scope="local")
-        sums = T.alloc_buffer((17,), "int32", scope="local")
-        for i in range(17):
-            T.buffer_store(sums, T.int32(0), [i])
+        sums = zeros(SUMS)
         end, start = 0, T.int64(starts[-1])
         for matrix, at in list(zip(self.matrices, starts, strict=True))[:-1]:
             end += matrix.matrix.tiles
-            start = T.Select(T.And(self.number < end, self.number >= end - matrix.matrix.tiles), T.int64(at), start)
+            inside = T.And(self.number < end, self.number >= end - matrix.matrix.tiles)
+            start = T.Select(inside, T.int64(at), start)
         start = T.Bind(start)
         for step in range(self.steps):
             source = T.address_of(q[start + self._vector(step) * 16])
             do("mmc_load16", T.address_of(activations[0]), source)
-            for i in range(4):
-                for word in range(4):
-                    digits = self.packed[4 * step + i] & T.uint32(0x03030303 << 2 * word)
-                    at = i * 4 + word
-                    total = call("mmc_dot4", "int32", digits, activations[word], sums[at])
-                    T.buffer_store(sums, total, [at])
-            mine = call("mmc_pick", "int32", T.address_of(activations[0]), self.lane % 4)
-            one = call("__dp4a", "int32", T.int32(0x01010101), mine, sums[16])
-            T.buffer_store(sums, one, [16])
-        offset = call("mmc_sum_lanes", "int32", sums[16], 1, _WARP)
-        T.buffer_store(sums, offset, [16])
-        for i in range(4):
-            total = sums[i * 4]
-            for word in range(1, 4):
-                total = total + T.shift_right(sums[i * 4 + word], T.int32(2 * word))
-            T.buffer_store(sums, call("mmc_sum_lanes", "int32", total, 4, _WARP) - sums[16], [i])
-        with T.If(self.lane < 4), T.Then():
-            for i in range(4):
-                at = (place * _WARPS + self.warp) * TILE_ROWS + self.lane * 4 + i
-                T.buffer_store(parts, sums[i], [at])
+            multiply_in_place(self.packed, 4 * step, activations, sums)
+        at = (self.place * self.split + self.part) * TILE_ROWS
+        store_part(sums, parts, at, self.lane)
 
 
 def _finish(
-    matrices: Sequence[_Multiplication], parts: Any, first: Any, per_block: int, thread: Any
+    matrices: Sequence[_Multiplication], parts: Any, first: Any, split: int, thread: Any
 ) -> None:
     """A thread for each row of the block's tiles adds up the warps."""
     place, within = T.truncdiv(thread, TILE_ROWS), thread % TILE_ROWS
-    total = parts[place * (_WARPS * TILE_ROWS) + within]
-    for warp in range(1, _WARPS):
-        total = total + parts[(place * _WARPS + warp) * TILE_ROWS + within]
+    total = parts[place * (split * TILE_ROWS) + within]
+    for part in range(1, split):
+        total = total + parts[(place * split + part) * TILE_ROWS + within]
     column = T.Bind((first + T.cast(place, "int64")) * TILE_ROWS + T.cast(within, "int64"))
     start = 0
     for matrix in matrices:

@@ -21,12 +21,16 @@ class Program:
     """Collects the kernels of several graphs; equal bodies share theirs."""
 
     kernels: dict[str, DeviceKernel] = field(default_factory=dict[str, DeviceKernel])
-    _bodies: dict[Graph, list[rows.RowLaunch]] = field(default_factory=dict)
-    _fused: dict[object, fused.FusedLaunch | None] = field(default_factory=dict)
+    _bodies: dict[Graph, list[rows.RowLaunch]] = field(
+        default_factory=dict[Graph, list[rows.RowLaunch]]
+    )
+    _fused: dict[object, fused.FusedLaunch | None] = field(
+        default_factory=dict[object, "fused.FusedLaunch | None"]
+    )
 
     def groups(self, plan: Plan) -> list[Group]:
         """What is launched, in order; arguments are named, not yet in the kernels' order."""
-        numbers = {op: i for i, op in enumerate(plan.kernels)}
+        numbers: dict[Op, int] = {op: i for i, op in enumerate(plan.kernels)}
         return [self._group(members, numbers) for members in with_consumers(plan.kernels)]
 
     def _group(self, members: Sequence[Kernel], numbers: Mapping[Op, int]) -> Group:
@@ -91,9 +95,7 @@ class Program:
             return None
         kernel = made.kernel
         self.kernels[kernel.name] = kernel
-        given = dict(
-            zip(kernel.parameters, _arguments(kernel, numbers[maker], sizes), strict=True)
-        )
+        given = dict(zip(kernel.parameters, _arguments(kernel, numbers[maker], sizes), strict=True))
         for i, op in enumerate(matmuls):
             given |= {f"w_{i}": f"{numbers[op]}.in_1", f"acc_{i}": f"{numbers[op]}.out_0"}
         work = _substituted(fused.work(body), sizes)
@@ -126,9 +128,7 @@ def _flat(op: Kernel) -> tuple[Graph, dict[str, Dim]]:
     return (op.body, {}) if flat is None else (flat[0], {ROWS: flat[1]})
 
 
-def _arguments(
-    kernel: DeviceKernel, number: int, sizes: Mapping[str, Dim]
-) -> tuple[Argument, ...]:
+def _arguments(kernel: DeviceKernel, number: int, sizes: Mapping[str, Dim]) -> tuple[Argument, ...]:
     """Pointers of kernel `number` of the graph by name, sizes as dimensions."""
     return tuple(
         f"{number}.{name}" if kind.endswith("*") else _size(name.removeprefix("size_"), sizes)

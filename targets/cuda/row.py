@@ -16,6 +16,7 @@ from typing import Any
 
 from tvm.script.ir_builder import tirx as T
 
+from mmc.errors import MmcError
 from mmc.ir.op import Op, Value, producer
 from mmc.ir.ops.linear import Linear
 from mmc.ir.ops.reduce import ArgMax, Max
@@ -29,6 +30,9 @@ from mmc.targets.tvm.fold import Fold, finish, serial
 from mmc.targets.tvm.memory import COMPUTED, STORED, Place, as_expression, size_of, unravel
 from mmc.targets.tvm.schedule import Nest, row_maximum_behind
 from mmc.targets.tvm.stages import Plan, cone, is_costly, is_row_reduction, is_row_scalar
+
+MOST_SHARED = 40 << 10
+"""Bytes of shared memory for a row: a block has 48 KiB for all that it shares."""
 
 
 @dataclass(frozen=True)
@@ -202,7 +206,7 @@ class Row:
                 self._stage(stage, lead)
 
     def _preloaded(self) -> list[Value]:
-        """What is cheap and comes from memory alone, but is read where time passes: asked for first.
+        """What is cheap and comes from memory alone, but is read where time passes: loaded first.
 
         Behind a division or a reduction each load would wait for memory again.
         """
@@ -234,7 +238,8 @@ class Row:
 
     def _in_registers(self, value: Value, lead: tuple[Any, ...]) -> Registers:
         size = value.type.shape[-1]
-        buffer = T.alloc_buffer((self.group.steps(size),), COMPUTED[value.type.dtype], scope="local")
+        steps, dtype = self.group.steps(size), COMPUTED[value.type.dtype]
+        buffer = T.alloc_buffer((steps,), dtype, scope="local")
         with self.group.loop(size) as step:
             column = self.group.column(step)
             with self.group.inside(column, size), self.elements.scope():
@@ -245,6 +250,12 @@ class Row:
     def _kept(self, value: Value) -> Any:
         (columns,) = value.type.shape[-1:]
         if self._is_read_elsewhere(value):
+            size = columns * value.type.dtype.numpy.itemsize
+            if size > MOST_SHARED:
+                raise MmcError(
+                    f"a row of {columns} columns is too wide to be read out of order on a GPU",
+                    hint="`--target cpu` runs it",
+                )
             buffer = T.alloc_buffer((columns,), STORED[value.type.dtype], scope="shared")
             return Place(buffer, scratch_type(value), self.elements.symbols)
         steps = self.group.steps(columns)
@@ -256,9 +267,9 @@ class Row:
         plan = self.plan
         for v in plan.levels:
             op = producer(v)
-            if v not in plan.stored and isinstance(op, Slice | Concat | Pad | Linear):
-                if value in set(cone(op.operands, plan.stored)):
-                    return True
+            moves = v not in plan.stored and isinstance(op, Slice | Concat | Pad | Linear)
+            if moves and value in set(cone(op.operands, plan.stored)):
+                return True
         return False
 
     def _stage(self, stage: int, lead: tuple[Any, ...]) -> None:

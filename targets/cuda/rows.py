@@ -177,9 +177,7 @@ def _recurrences(
         task.task(outer, column, 1, 1)
 
 
-def _elements(
-    e: Elements, nest: Nest, stores: Sequence[tuple[Value, Place]], group: Block
-) -> None:
+def _elements(e: Elements, nest: Nest, stores: Sequence[tuple[Value, Place]], group: Block) -> None:
     place = stores[0][1]
     sizes = [*e.sizes(nest.lead), place.stride]
     with T.If(group.item < product(sizes)), T.Then():

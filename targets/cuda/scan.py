@@ -73,4 +73,3 @@ def write(
             e.remember(op.results[0], index, b[group.thread])
             for value, target in stores:
                 target.store(index.axes, e.operand(value, index))
-

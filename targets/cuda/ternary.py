@@ -3,8 +3,8 @@
 """The ternary matmul on a GPU: three kernels for few, some and many rows of activations.
 
 The weights lie in memory as `mmc.ir.packing` draws "2bit": a vector of 64 bytes holds 16 rows by 16
-columns.  A row's 4 bytes j hold the digits of columns 4 w + j at bits 2 w, so that (bytes & 3 << 2w)
-meets the activations 4 w to 4 w + 3, which are one word.
+columns.  A row's 4 bytes j hold the digits of columns 4 w + j at bits 2 w: masked with 3 << 2 w
+they meet the activations 4 w to 4 w + 3, which are one word.
 
     few    dp4a      a block for each tile of 16 rows and each row of q; digits stay in place
     some   mma       a block for each tile and 32 rows of q; 8 warps share the columns
@@ -25,6 +25,7 @@ from tvm.script.ir_builder import tirx as T
 from mmc.ir.packing import TILE_ROWS, tile_vectors
 from mmc.targets.cuda.code import DeviceKernel, call, do, make_kernel
 from mmc.targets.layout import int8_row_bytes
+from mmc.targets.tvm.elementary import hold
 
 FEW_ROWS = 2
 SOME_ROWS = 64
@@ -60,7 +61,7 @@ def _local(count: int, dtype: str) -> Any:
     return T.alloc_buffer((count,), dtype, scope="local")
 
 
-def _zeros(count: int) -> Any:
+def zeros(count: int) -> Any:
     buffer = _local(count, "int32")
     for i in range(count):
         T.buffer_store(buffer, T.int32(0), [i])
@@ -69,6 +70,37 @@ def _zeros(count: int) -> Any:
 
 def _wide(x: Any) -> Any:
     return T.cast(x, "int64")
+
+
+SUMS = 17
+"""What a thread adds up with dp4a: 4 rows by 4 positions of a digit in a byte, and activations."""
+
+
+def multiply_in_place(packed: Any, first: int, activations: Any, sums: Any) -> None:
+    """Multiply 4 rows x 16 columns, the words of `packed` from `first` on, digits as they stand."""
+    for i in range(4):
+        for word in range(4):
+            digits = packed[first + i] & T.uint32(0x03030303 << 2 * word)
+            at = i * 4 + word
+            total = call("mmc_dot4", "int32", digits, activations[word], sums[at])
+            T.buffer_store(sums, total, [at])
+    for word in range(4):
+        total = call("__dp4a", "int32", T.int32(0x01010101), activations[word], sums[16])
+        T.buffer_store(sums, total, [16])
+
+
+def store_part(sums: Any, parts: Any, start: Any, lane: Any) -> None:
+    """Add up over the lanes of a warp, and write the sums of 16 rows."""
+    totals = []
+    for i in range(4):
+        total = sums[i * 4] - sums[16]
+        for word in range(1, 4):
+            total = total + T.shift_right(sums[i * 4 + word], T.int32(2 * word))
+        totals.append(total)
+    total = hold(call("mmc_sum_of_four", "int32", *totals))  # by all lanes
+    with T.If(lane < 16), T.Then():
+        at = start + lane % 4 * 4 + call("mmc_summed", "int32")
+        T.buffer_store(parts, total, [at])
 
 
 def few(matrix: Matrix, name: str) -> DeviceKernel:
@@ -81,7 +113,7 @@ def few(matrix: Matrix, name: str) -> DeviceKernel:
         tile = T.Bind(_wide(block % matrix.tiles))
         row = T.Bind(_wide(T.truncdiv(block, matrix.tiles)))
         packed, activations = _local(4, "uint32"), _local(4, "int32")
-        sums, ones = _zeros(16), _zeros(1)
+        sums = zeros(SUMS)
         for step in range(-(-steps // warps)):
             vector = T.Bind((step * warps + warp) * 8 + lane // 4)
 
@@ -90,16 +122,7 @@ def few(matrix: Matrix, name: str) -> DeviceKernel:
                 do("mmc_stream16", T.address_of(packed[0]), T.address_of(w[start]))
                 q_start = row * matrix.q_words + _wide(vector) * 4
                 do("mmc_load16", T.address_of(activations[0]), T.address_of(q[q_start]))
-                one = q[q_start + _wide(lane % 4)]
-                T.buffer_store(
-                    ones, call("__dp4a", "int32", T.int32(0x01010101), one, ones[0]), [0]
-                )
-                for i in range(4):
-                    for word in range(4):
-                        digits = packed[i] & T.uint32(0x03030303 << 2 * word)
-                        at = i * 4 + word
-                        total = call("mmc_dot4", "int32", digits, activations[word], sums[at])
-                        T.buffer_store(sums, total, [at])
+                multiply_in_place(packed, 0, activations, sums)
 
             if (step + 1) * warps * 8 <= matrix.vectors:
                 multiply()
@@ -107,16 +130,7 @@ def few(matrix: Matrix, name: str) -> DeviceKernel:
                 with T.If(vector < matrix.vectors), T.Then():
                     multiply()
         parts = T.alloc_buffer((warps * TILE_ROWS,), "int32", scope="shared")
-        offset = call("mmc_sum_lanes", "int32", ones[0], 1, _WARP)
-        T.buffer_store(ones, offset, [0])
-        for i in range(4):
-            total = sums[i * 4]
-            for word in range(1, 4):
-                total = total + T.shift_right(sums[i * 4 + word], T.int32(2 * word))
-            T.buffer_store(sums, call("mmc_sum_lanes", "int32", total, 4, _WARP) - ones[0], [i])
-        with T.If(lane < 4), T.Then():
-            for i in range(4):
-                T.buffer_store(parts, sums[i], [warp * TILE_ROWS + lane * 4 + i])
+        store_part(sums, parts, warp * TILE_ROWS, lane)
         T.evaluate(T.cuda.cta_sync())
         column = T.Bind(tile * TILE_ROWS + _wide(thread))
         with T.If(T.And(thread < TILE_ROWS, column < matrix.n)), T.Then():
@@ -166,7 +180,7 @@ def some(matrix: Matrix, name: str) -> DeviceKernel:
         tile = T.Bind(_wide(block % matrix.tiles))
         first = T.Bind(_wide(T.truncdiv(block, matrix.tiles)) * SOME_GROUP)
         packed, activations = _local(4, "uint32"), _local(groups * 8, "int32")
-        sums = _zeros(groups * 4)
+        sums = zeros(groups * 4)
         with T.serial(0, -(-steps // warps)) as turn:
             step = T.Bind(turn * warps + warp)
             with T.If(step < steps), T.Then():
@@ -235,7 +249,7 @@ def many(matrix: Matrix, name: str) -> DeviceKernel:
         tile = T.Bind(T.min(wanted, T.int64(matrix.tiles - 1)))
         first = T.Bind(_wide(T.truncdiv(block, blocks)) * MANY_ROWS)
         packed, activations = _local(4, "uint32"), _local(8, "int32")
-        sums = _zeros(groups * 4)
+        sums = zeros(groups * 4)
         panel = T.alloc_buffer((MANY_ROWS * stride,), "int32", scope="shared")
         loaded = _local(4, "int32")
         with T.serial(0, steps) as step:

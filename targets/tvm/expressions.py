@@ -74,7 +74,8 @@ class Elements:
     """Evaluates values; what it has computed is remembered per scope."""
 
     symbols: Symbols
-    places: dict[Value, Place]
+    places: dict[Value, Any]
+    """What lies in memory: a `Place`, or what loads and stores like one."""
     kept: dict[Value, Kept] = field(default_factory=dict)
     reduced: dict[Op, Vector] = field(default_factory=dict)
     stage: int = 0

@@ -161,7 +161,9 @@ def test_sums_of_each_instruction_set_are_the_interpreters(
     graph = parse((folder / "graph.mmc").read_text())
     states = model("tiny").empty_state(2).arrays
     probe = {"ids": token_ids(17, 2, 5), "lengths": np.array([5, 3]), **states}
-    record = load_target("cpu").check(folder, {"forward": graph}, probe, BuildOptions())
+    record = load_target("cpu").check(
+        folder, {"forward": graph}, {"forward": probe}, BuildOptions()
+    )
     assert record["instruction_set"] == isa
     assert record["sums"] > 0
     assert record["failures"] == []

@@ -263,7 +263,7 @@ def test_launches_can_be_written_and_read() -> None:
 
 def test_what_the_compiler_refuses_is_said_with_its_lines() -> None:
     with pytest.raises(MmcError) as error:
-        compile_source("__device__ int unused;\n__global__ void f() { x; }\n", "sm_80")
+        compile_source("__global__ void g() { int unused; }\n__global__ void f() { x; }\n", "sm_80")
     assert 'mmc.cu(2): error: identifier "x" is undefined' in str(error.value)
     assert "warning" not in str(error.value)
     assert "sm_80" in error.value.where
