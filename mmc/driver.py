@@ -52,7 +52,9 @@ class CompileOptions:
     @property
     def build(self) -> BuildOptions:
         """What concerns the target."""
-        _, _, named = self.target.partition(":")
+        _, colon, named = self.target.partition(":")
+        if colon and not named:
+            raise MmcError("there is no name behind the colon", f"--target {self.target[:-1]}")
         if named and self.mcpu:
             raise MmcError(f"{self.target} names one already", "--mcpu", "leave it out")
         return BuildOptions(named or self.mcpu, self.check)
@@ -149,12 +151,10 @@ def _entries(
     fuse = [load_pass("fuse-kernels")] if target.capabilities.kernels else []
     if imported.kind != "causal_lm":
         return [("forward", core, fuse)]
-    one = core.bind({"T": 1})
-    return [
-        ("forward", core, fuse),
-        ("step", core, [load_pass("last-position"), *fuse]),
-        ("token", one, [load_pass("single-step"), *fuse]),
-    ]
+    made = [("forward", core, fuse), ("step", core, [load_pass("last-position"), *fuse])]
+    if target.capabilities.token:
+        made.append(("token", core.bind({"T": 1}), [load_pass("single-step"), *fuse]))
+    return made
 
 
 def _refuse(done: Compilation, options: CompileOptions) -> None:

@@ -152,7 +152,8 @@ class Model:
     def _step(
         self, tokens: np.ndarray, lengths: np.ndarray, state: State
     ) -> tuple[np.ndarray, State]:
-        entry = "token" if tokens.shape[1] == 1 else "step"
+        alone = tokens.shape[1] == 1 and "token" in self.artifact.manifest["entries"]
+        entry = "token" if alone else "step"
         made = self._run(entry, np.ascontiguousarray(tokens), lengths, state)
         return made["logits"][:, 0], State({name: made[name] for name in self._states})
 

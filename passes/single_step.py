@@ -2,7 +2,7 @@
 
 Where the axis of a recurrence has length 1, it becomes h = a * h0 + b, which goes element by
 element and so joins the kernels before and behind it; and the one position of an axis needs no
-looking up.
+looking up and no cutting out.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from mmc.ir.graph import Graph, Mapped
 from mmc.ir.op import Op, Value, origin
 from mmc.ir.ops.pointwise import Add, Mul
 from mmc.ir.ops.recurrence import LinearRecurrence
-from mmc.ir.ops.shape import Reshape, TakePosition
+from mmc.ir.ops.shape import Reshape, Slice, TakePosition
 from mmc.ir.tensors import Tensors
 from mmc.passes.base import Log, Pass
 
@@ -33,6 +33,9 @@ class SingleStep(Pass):
                         return Add(Mul(moved.a, before), moved.b)
                 case TakePosition() if moved.x.type.shape[1] == 1:
                     log.fire(old, "take", "there is one position")
+                    return moved.x
+                case Slice() if moved.type == moved.x.type:
+                    log.fire(old, "slice", "it takes the whole axis")
                     return moved.x
                 case _:
                     return moved

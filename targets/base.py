@@ -27,6 +27,8 @@ class Capabilities:
     """What `--weights` takes; empty where nothing is packed."""
     kernels: bool
     """True where operations are fused into kernels, False where they run one by one."""
+    token: bool = False
+    """True where one token has an entry of its own: there launches count, more than code."""
 
 
 @dataclass(frozen=True)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 from mmc.errors import MmcError
 
@@ -14,13 +14,18 @@ OLDEST = 80
 """int8 tensor cores with fragments of 16 x 32, from Ampere on."""
 
 
-def require(name: str) -> None:
-    """Raise MmcError unless code can be made for the architecture of that name."""
-    found = re.fullmatch(r"sm_(\d{2,3})[af]?", name)
-    if found is None:
-        raise MmcError(f"{name!r} is no GPU architecture", "--target cuda", "such as cuda:sm_90a")
-    if int(found[1]) < OLDEST:
+LETTERED = 90
+"""From here on a letter behind the number asks for what only that generation has."""
+
+
+def require(name: str, known: Sequence[int]) -> None:
+    """Raise MmcError unless code can be made for the architecture; `known` to the compiler."""
+    found = re.fullmatch(r"sm_(\d{2,3})([af]?)", name)
+    if found and int(found[1]) < OLDEST:
         raise MmcError(f"{name} is older than sm_{OLDEST}", "--target cuda", "the oldest that runs")
+    if found is None or int(found[1]) not in known or (found[2] and int(found[1]) < LETTERED):
+        listed = ", ".join(f"sm_{number}" for number in known if number >= OLDEST)
+        raise MmcError(f"{name!r} is no GPU architecture", "--target cuda", f"there are {listed}")
 
 
 def best(names: Iterable[str], capability: tuple[int, int]) -> str | None:

@@ -36,7 +36,7 @@ def compile_source(text: str, architecture: str) -> bytes:
     """
     options = (*OPTIONS, f"--gpu-architecture={architecture}")
     nvrtc = _nvrtc()
-    version = "{}.{}".format(*_checked(nvrtc, nvrtc.nvrtcVersion()))
+    version = _version(nvrtc)
     digest = hashlib.sha256(
         "\0".join((version, *options, _STANDARD.decode(), text)).encode()
     ).hexdigest()
@@ -49,8 +49,26 @@ def compile_source(text: str, architecture: str) -> bytes:
     return code
 
 
+def known_architectures() -> list[int]:
+    """What the compiler makes code for, such as 90; MmcError where there is no compiler."""
+    nvrtc = _nvrtc()
+    _version(nvrtc)
+    (numbers,) = _checked(nvrtc, nvrtc.nvrtcGetSupportedArchs())
+    return list(numbers)
+
+
 def _nvrtc() -> Any:
     return importlib.import_module("cuda.bindings.nvrtc")
+
+
+def _version(nvrtc: Any) -> str:
+    try:
+        return "{}.{}".format(*_checked(nvrtc, nvrtc.nvrtcVersion()))
+    except RuntimeError as error:  # the bindings find no library
+        raise MmcError(
+            "the package nvidia-cuda-nvrtc is not installed: pip install mmc-compiler[cuda]",
+            "target cuda",
+        ) from error
 
 
 def _compile(nvrtc: Any, text: str, options: tuple[str, ...]) -> bytes:
@@ -88,16 +106,19 @@ def _checked(nvrtc: Any, answer: tuple[Any, ...]) -> tuple[Any, ...]:
 
 
 def _kept(digest: str) -> Path | None:
-    folder = os.environ.get(CACHE, str(Path.home() / ".cache" / "mmc"))
-    return Path(folder, "cuda", digest) if folder else None
+    folder = os.environ.get(CACHE)
+    if folder == "":
+        return None
+    return Path(folder or Path.home() / ".cache" / "mmc", "cuda", digest)
 
 
 def _keep(kept: Path, code: bytes) -> None:
     """Write the file whole or not at all; a folder that cannot be written is no error."""
     try:
         kept.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.NamedTemporaryFile(dir=kept.parent, delete=False) as file:
-            file.write(code)
-        Path(file.name).replace(kept)
+        with tempfile.TemporaryDirectory(dir=kept.parent) as folder:
+            file = Path(folder, kept.name)
+            file.write_bytes(code)
+            file.replace(kept)
     except OSError:
         return

@@ -28,14 +28,22 @@ def driver() -> Any:
     return importlib.import_module("cuda.bindings.driver")
 
 
+def installed(name: str) -> bool:
+    """Whether a module can be imported."""
+    try:
+        return importlib.util.find_spec(name) is not None
+    except ModuleNotFoundError:  # not even its parent
+        return False
+
+
 def problem() -> str | None:
     """Why no kernel can run here; None where one can."""
-    if importlib.util.find_spec("cuda") is None:
+    if not installed("cuda.bindings"):
         return "the package cuda-bindings is not installed"
     try:
         device()
     except MmcError as error:
-        return str(error)
+        return error.what
     return None
 
 

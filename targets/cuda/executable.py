@@ -90,8 +90,7 @@ class Call:
         for op in self.geometry.plan.graph.inputs:
             place, given = self.geometry.place(op), inputs[op.name]
             if not isinstance(given, DeviceArray):
-                array = np.ascontiguousarray(given, place.dtype)
-                self.memory["inputs"].write(place.start, array)
+                self.memory["inputs"].write(place.start, place.packed(given))
                 continue
             piece = (given.memory, place.start, given.place.start, given.place.span)
             pending = self._joined(pending, piece)
@@ -211,8 +210,9 @@ class CudaExecutable:
         return CudaExecutable(Code(image(folder / "lib")), weights, plans, launches)
 
     def use_threads(self, count: int) -> None:
-        """A GPU takes no number of threads."""
-        raise MmcError("a GPU runs with all of its threads", "--threads", "leave it out")
+        """One thread of the CPU launches what runs on the GPU."""
+        if count != 1:
+            raise MmcError("a GPU takes no number of threads", "--threads", "leave it out")
 
     def read_limit(self) -> float | None:
         """Not measured yet."""

@@ -39,7 +39,7 @@ from mmc.targets.tvm.memory import (
 from mmc.targets.tvm.primitives import primitive_outputs
 from mmc.targets.tvm.rows import symbols_of
 from mmc.targets.tvm.scan import Scan
-from mmc.targets.tvm.schedule import Nest, schedule
+from mmc.targets.tvm.schedule import Nest, row_maximum_behind, schedule
 from mmc.targets.tvm.stages import Plan
 
 ELEMENT_THREADS = 256
@@ -66,6 +66,17 @@ def emit(body: Graph, name: str) -> list[RowLaunch]:
         label = name if len(nests) == 1 else f"{name}_{len(launches)}"
         launches.append(_launch(body, outputs, totals, nest, label))
     return launches
+
+
+def unreachable(body: Graph) -> list[Value]:
+    """Maxima over whole tensors that need another reduction first."""
+    outputs = primitive_outputs(body)
+    stored = set(body.inputs)
+    totals = (nest.total for nest in schedule(outputs, stored) if nest.total is not None)
+    return [
+        total for total in totals
+        if Plan(stored, [row_maximum_behind(total)]).stages > 2
+    ]  # fmt: skip
 
 
 def parameters_of(body: Graph, outputs: Sequence[Value]) -> dict[str, str]:

@@ -6,7 +6,6 @@ for devices that none of them is for.
 
 from __future__ import annotations
 
-import importlib.util
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, ClassVar
@@ -27,6 +26,7 @@ from mmc.targets.base import (
     Target,
 )
 from mmc.targets.cuda import architecture
+from mmc.targets.cuda.driver import installed
 
 
 class CudaTarget(Target):
@@ -35,10 +35,11 @@ class CudaTarget(Target):
         "NVIDIA GPUs from Ampere on, through TVM and NVRTC; compiles without a GPU",
         ("2bit",),
         kernels=True,
+        token=True,
     )
 
     def problems(self) -> list[str]:
-        return _missing({"cuda": "cuda-bindings"})
+        return _missing({"cuda.bindings": "cuda-bindings"})
 
     def here(self) -> str:
         from mmc.targets.cuda import driver
@@ -47,6 +48,7 @@ class CudaTarget(Target):
         return f"compiles, does not run: {why}" if why else f"GPU {driver.device().name}"
 
     def unsupported(self, graph: Graph) -> list[tuple[Op, str]]:
+        from mmc.targets.cuda.rows import unreachable
         from mmc.targets.tvm.coverage import unsupported
         from mmc.targets.tvm.plan import unplaced
 
@@ -57,13 +59,20 @@ class CudaTarget(Target):
                     (op if x.origin is None else x, f"a GPU has no kernel for {x.mnemonic}")
                     for x in unsupported(op.body)
                 ]
+                wrong += [
+                    (op, "a GPU has no kernel for the maximum of a whole tensor behind a norm")
+                    for _ in unreachable(op.body)
+                ]
         return wrong
 
     def refuse(self, options: BuildOptions) -> None:
-        if missing := _missing({"tvm": "apache-tvm", "nvidia": "nvidia-cuda-nvrtc"}):
+        from mmc.targets.cuda.compiler import known_architectures
+
+        if missing := _missing({"tvm": "apache-tvm"}):
             raise MmcError(missing[0], "target cuda")
+        known = known_architectures()
         if options.mcpu is not None:
-            architecture.require(options.mcpu)
+            architecture.require(options.mcpu, known)
         if options.check:
             from mmc.targets.cuda import driver
 
@@ -105,7 +114,11 @@ class CudaTarget(Target):
         from mmc.targets.cuda.executable import CudaExecutable
 
         if why := driver.problem():
-            raise MmcError(f"cannot run here: {why}", str(folder), "compile it for the cpu")
+            raise MmcError(
+                f"cannot run here: {why}",
+                str(folder),
+                "run it where there is an NVIDIA GPU, or compile with --target cpu",
+            )
         return CudaExecutable.open(folder, entries)
 
     def check(
@@ -132,7 +145,7 @@ def _missing(packages: Mapping[str, str]) -> list[str]:
     return [
         f"the package {package} is not installed: pip install mmc-compiler[cuda]"
         for name, package in packages.items()
-        if not importlib.util.find_spec(name)
+        if not installed(name)
     ]
 
 

@@ -42,6 +42,12 @@ class Place:
         strides = tuple(accumulate((self.dtype.itemsize, *reversed(shape)), mul))[-2::-1]
         return Place(self.arena, self.start, shape, self.dtype, strides)
 
+    def packed(self, array: np.ndarray) -> np.ndarray:
+        """The bytes that an array has here; zeros between its rows."""
+        raw = np.zeros(self.span, np.uint8)
+        Place("", 0, self.shape, self.dtype, self.strides).array({"": raw})[...] = array
+        return raw
+
     def array(self, memory: Mapping[str, np.ndarray]) -> np.ndarray:
         """The value; a view."""
         return np.ndarray(self.shape, self.dtype, memory[self.arena], self.start, self.strides)

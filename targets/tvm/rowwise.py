@@ -56,6 +56,8 @@ def _fits(type_: TensorType, lead: Shape, op: Op, body: Graph) -> bool:
     free = all(isinstance(d, int) for d in type_.shape)
     if _is_table(op, body):
         return free
+    if _is_indices(op, body):
+        return type_.shape == lead
     if type_.rank <= len(lead):
         return (free and type_.rank <= 1) or (type_.shape == lead and _is_indices(op, body))
     return type_.shape[:-1] == lead and type_.rank == len(lead) + 1
