@@ -250,8 +250,7 @@ class Row:
     def _kept(self, value: Value) -> Any:
         (columns,) = value.type.shape[-1:]
         if self._is_read_elsewhere(value):
-            size = columns * value.type.dtype.numpy.itemsize
-            if size > MOST_SHARED:
+            if not isinstance(columns, int) or columns * 4 > MOST_SHARED:
                 raise MmcError(
                     f"a row of {columns} columns is too wide to be read out of order on a GPU",
                     hint="`--target cpu` runs it",
