@@ -35,7 +35,7 @@ from mmc.targets.tvm.stages import Plan
 BLOCKS = 132
 """Blocks that are aimed at: one for each processor of a large GPU."""
 
-THREADS = 512
+THREADS = rows.ROW_THREADS
 _WARP = 32
 _AHEAD_REGISTERS = 32
 """Words of weights that a thread asks for ahead of their use."""

@@ -10,7 +10,7 @@ writes the next may read.  There are three kinds:
     recurrences   one thread for each column of a sequence, step by step
 
 A row's result does not depend on how many rows there are: the number of threads, and with it the
-order of every sum, depends on the columns alone.
+order of every sum, is always the same.
 """
 
 from __future__ import annotations
@@ -44,7 +44,9 @@ from mmc.targets.tvm.stages import Plan
 
 ELEMENT_THREADS = 256
 SCAN_THREADS = 64
-COLUMNS_PER_THREAD = 4
+ROW_THREADS = 512
+"""The same for every row, here and where a row is fused with matrices: sums have one order."""
+
 
 
 @dataclass(frozen=True)
@@ -103,18 +105,6 @@ def places_of(
     return {**inputs}, made, symbols
 
 
-def threads_for(columns: int) -> int:
-    """A power of two from a warp to the largest block."""
-    wanted = max(32, min(1024, -(-columns // COLUMNS_PER_THREAD)))
-    return 1 << (wanted - 1).bit_length()
-
-
-def widest(plan: Plan) -> int:
-    """The most columns of a row, as far as they are known."""
-    widths = [v.type.shape[-1] for v in plan.levels if v.type.shape]
-    return max((w for w in widths if isinstance(w, int)), default=1024)
-
-
 def _launch(
     body: Graph, outputs: tuple[Value, ...], totals: Sequence[Nest], nest: Nest, name: str
 ) -> RowLaunch:
@@ -140,7 +130,7 @@ def _geometry(nest: Nest, plan: Plan, stores: Sequence[Value]) -> tuple[int, Dim
         return SCAN_THREADS, numel(others), SCAN_THREADS
     if _is_flat(plan, stores):
         return ELEMENT_THREADS, numel((*nest.lead, _stride(stores[0]))), ELEMENT_THREADS
-    return threads_for(widest(plan)), numel(nest.lead), 1
+    return ROW_THREADS, numel(nest.lead), 1
 
 
 def _is_flat(plan: Plan, stores: Sequence[Value]) -> bool:

@@ -43,8 +43,9 @@ class Place:
         return Place(self.arena, self.start, shape, self.dtype, strides)
 
     def packed(self, array: np.ndarray) -> np.ndarray:
-        """The bytes that an array has here; zeros between its rows."""
-        raw = np.zeros(self.span, np.uint8)
+        """The bytes that an array has here; zeros behind each of its rows."""
+        rows = self.strides[0] * self.shape[0] if self.shape else self.dtype.itemsize
+        raw = np.zeros(rows, np.uint8)
         Place("", 0, self.shape, self.dtype, self.strides).array({"": raw})[...] = array
         return raw
 
