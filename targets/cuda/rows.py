@@ -48,7 +48,6 @@ ROW_THREADS = 512
 """The same for every row, here and where a row is fused with matrices: sums have one order."""
 
 
-
 @dataclass(frozen=True)
 class RowLaunch:
     """A kernel and its work: a block for each `per` of `work` items."""

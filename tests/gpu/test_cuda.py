@@ -19,6 +19,7 @@ from mmc.ir.graph import Graph
 from mmc.ir.text import parse
 from mmc.ir.types import static_shape
 from mmc.perplexity import negative_log_likelihood
+from mmc.runtime import State
 from mmc.targets.base import BuildOptions, Executable, graph_file
 from mmc.targets.registry import load_target
 from tests.end_to_end.compiled import token_ids, workspace
@@ -134,6 +135,22 @@ def test_token_by_token_is_prefill_is_forward() -> None:
     assert np.array_equal(np.stack(stepped, 1), model().forward(ids))
     assert np.array_equal(stepped[-1], last)
     assert same(state, prefilled)
+
+
+def test_a_thousand_steps_are_the_same_each_time() -> None:
+    """Twenty times: launches that overlap, or read what is still written, would show."""
+
+    def last() -> tuple[np.ndarray, State]:
+        logits, state = model().prefill(prompt())
+        for _ in range(1000):
+            logits, state = model().decode(logits.argmax(-1), state)
+        return logits, state
+
+    wanted, wanted_state = last()
+    for _ in range(19):
+        logits, state = last()
+        assert np.array_equal(logits, wanted)
+        assert same(state, wanted_state)
 
 
 def test_prompt_in_two_parts_is_the_prompt() -> None:
