@@ -20,6 +20,8 @@ from tvm.script.ir_builder import IRBuilder
 from tvm.script.ir_builder import tirx as T
 from tvm.tirx.compilation_pipeline import finalize_device_passes
 
+from mmc.targets.tvm.elementary import device_variables
+
 HELPERS = Path(__file__).with_name("device.cuh").read_text()
 
 _UNBOUNDED = 1 << 40
@@ -60,7 +62,8 @@ def make_kernel(
         T.device_entry()
         block = T.cta_id([blocks])
         thread = T.thread_id([threads])
-        body(block, thread, *buffers)
+        with device_variables():
+            body(block, thread, *buffers)
     function: Any = builder.get()
     return DeviceKernel(name, dict(parameters), threads, function)
 

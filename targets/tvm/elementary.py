@@ -8,8 +8,10 @@ the same instructions whatever the number of lanes.  The rest calls the C librar
 
 from __future__ import annotations
 
+import contextlib
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextvars import ContextVar
 from typing import Any, TypeAlias
 
 from tvm import ir, tirx
@@ -42,9 +44,27 @@ def hold(x: Vector) -> Vector:
         return T.Bind(x)
     if isinstance(x, tirx.Broadcast) and hold(x.value).same_as(x.value):
         return x
-    variable = T.alloc_buffer((1,), str(x.ty), scope="local")
-    T.buffer_store(variable, x, [0])
-    return T.Bind(variable[0])
+    made = variable(str(x.ty))
+    T.buffer_store(made, x, [0])
+    return T.Bind(made[0])
+
+
+_SCOPE = ContextVar("scope", default="global")
+
+
+@contextlib.contextmanager
+def device_variables() -> Iterator[None]:
+    """Inside, variables are those of a thread on a device; on a CPU LLVM takes longer for these."""
+    token = _SCOPE.set("local")
+    try:
+        yield
+    finally:
+        _SCOPE.reset(token)
+
+
+def variable(dtype: str) -> Any:
+    """A buffer of one element, which the compiler keeps in a register."""
+    return T.alloc_buffer((1,), dtype, scope=_SCOPE.get())
 
 
 def number(value: float | int | bool, dtype: str, lanes: int = 1) -> Vector:

@@ -32,8 +32,8 @@ def serial(extent: Any) -> Any:
 
 
 def register(dtype: str, lanes: int, start: Vector) -> Any:
-    """A variable; one buffer each, which LLVM keeps in a register."""
-    buffer = T.alloc_buffer((1,), dtype if lanes == 1 else f"{dtype}x{lanes}", scope="local")
+    """A variable."""
+    buffer = elementary.variable(dtype if lanes == 1 else f"{dtype}x{lanes}")
     T.buffer_store(buffer, start, [0])
     return buffer
 
