@@ -24,7 +24,7 @@ from mmc.ir.packing import TILE_ROWS
 from mmc.ir.types import numel
 from mmc.targets.cuda import rows
 from mmc.targets.cuda.code import DeviceKernel, do, make_kernel
-from mmc.targets.cuda.row import Block, Row
+from mmc.targets.cuda.row import MOST_SHARED, Block, Row
 from mmc.targets.cuda.ternary import SUMS, Matrix, multiply_in_place, store_part, zeros
 from mmc.targets.tvm.expressions import Elements
 from mmc.targets.tvm.memory import Place, unravel
@@ -72,6 +72,8 @@ def emit(body: Graph, consumers: Sequence[Consumer], name: str) -> FusedLaunch |
     tiles = sum(c.matrix.tiles for c in consumers)
     per_block = min(-(-tiles // BLOCKS), THREADS // TILE_ROWS)
     blocks = -(-tiles // per_block)
+    if _Work.of(consumers, per_block).shared_bytes > MOST_SHARED:
+        return None
     parameters = rows.parameters_of(body, outputs)
     for i in range(len(consumers)):
         parameters |= {f"w_{i}": "uint32*", f"acc_{i}": "int32*"}
@@ -119,31 +121,58 @@ def _write(
         _Multiplication(c.matrix, given[f"w_{i}"], given[f"acc_{i}"], row)
         for i, c in enumerate(consumers)
     ]
-    split = _split(consumers[0].matrix.vectors, per_block)
-    rounds = -(-per_block * split // _WARPS)
+    todo = _Work.of(consumers, per_block)
     first = T.Bind(within * per_block)
-    tiles = [_Tile(matrices, first, turn, split, thread) for turn in range(rounds)]
-    ahead = max(1, min(rounds, _AHEAD_REGISTERS // (4 * tiles[0].steps)))
+    tiles = [_Tile(matrices, first, turn, todo.split, thread) for turn in range(todo.rounds)]
+    ahead = max(1, min(todo.rounds, _AHEAD_REGISTERS // (4 * tiles[0].steps)))
     for tile in tiles[:ahead]:
         tile.load()
-    length = tiles[0].steps * split * 8 * 16
-    kept = {
-        output: i * length for i, output in enumerate(dict.fromkeys(c.output for c in consumers))
-    }
-    activations = T.alloc_buffer((len(kept) * length,), "int8", scope="shared")
-    _row(body, outputs, plan, given, (activations, kept, length), row, within, thread)
+    kept = {output: i * todo.length for i, output in enumerate(todo.outputs)}
+    activations = T.alloc_buffer((len(kept) * todo.length,), "int8", scope="shared")
+    _row(body, outputs, plan, given, (activations, kept, todo.length), row, within, thread)
     T.evaluate(T.cuda.cta_sync())
-    parts = T.alloc_buffer((rounds * _WARPS * TILE_ROWS,), "int32", scope="shared")
+    parts = T.alloc_buffer((todo.parts,), "int32", scope="shared")
     for i, tile in enumerate(tiles):
         tile.multiply(activations, [kept[c.output] for c in consumers], parts)
-        if i + ahead < rounds:
+        if i + ahead < todo.rounds:
             tiles[i + ahead].load()
     T.evaluate(T.cuda.cta_sync())
     with T.If(thread < per_block * TILE_ROWS), T.Then():
-        _finish(matrices, parts, first, split, thread)
+        _finish(matrices, parts, first, todo.split, thread)
 
 
 _WARPS = THREADS // _WARP
+
+
+@dataclass(frozen=True)
+class _Work:
+    """What a block does: the outputs that it multiplies, and how its warps share its tiles.
+
+    split: the warps of a tile.  rounds: how often all warps take tiles.  length: bytes of
+    activations that the warps read, those past the end included.
+    """
+
+    outputs: tuple[int, ...]
+    split: int
+    rounds: int
+    length: int
+
+    @staticmethod
+    def of(consumers: Sequence[Consumer], tiles: int) -> _Work:
+        vectors = consumers[0].matrix.vectors
+        split = _split(vectors, tiles)
+        length = -(-vectors // (8 * split)) * split * 8 * 16
+        outputs = tuple(dict.fromkeys(c.output for c in consumers))
+        return _Work(outputs, split, -(-tiles * split // _WARPS), length)
+
+    @property
+    def parts(self) -> int:
+        """Sums that warps leave behind."""
+        return self.rounds * _WARPS * TILE_ROWS
+
+    @property
+    def shared_bytes(self) -> int:
+        return len(self.outputs) * self.length + 4 * self.parts
 
 
 def _split(vectors: int, tiles: int) -> int:
