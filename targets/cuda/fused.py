@@ -23,8 +23,9 @@ from mmc.ir.op import Value
 from mmc.ir.packing import TILE_ROWS
 from mmc.ir.types import numel
 from mmc.targets.cuda import rows
+from mmc.targets.cuda.block import Block
 from mmc.targets.cuda.code import DeviceKernel, do, make_kernel
-from mmc.targets.cuda.row import MOST_SHARED, Block, Row
+from mmc.targets.cuda.row import MOST_SHARED, Row
 from mmc.targets.cuda.ternary import SUMS, Matrix, multiply_in_place, store_part, zeros
 from mmc.targets.tvm.expressions import Elements
 from mmc.targets.tvm.memory import Place, unravel

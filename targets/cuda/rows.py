@@ -26,8 +26,9 @@ from mmc.ir.graph import Graph
 from mmc.ir.op import Value
 from mmc.ir.types import Dim, DType, numel
 from mmc.targets.cuda import scan
+from mmc.targets.cuda.block import Block
 from mmc.targets.cuda.code import DeviceKernel, make_kernel
-from mmc.targets.cuda.row import Block, Row, axes_of, product, whole_maximum
+from mmc.targets.cuda.row import Row, axes_of, product, whole_maximum
 from mmc.targets.tvm.expressions import Elements, Index
 from mmc.targets.tvm.memory import (
     STORED,

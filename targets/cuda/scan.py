@@ -19,7 +19,7 @@ from tvm.script.ir_builder import tirx as T
 
 from mmc.ir.op import Value
 from mmc.ir.ops.recurrence import LinearRecurrence
-from mmc.targets.cuda.row import Block
+from mmc.targets.cuda.block import Block
 from mmc.targets.tvm.expressions import Elements, Index
 from mmc.targets.tvm.fold import register, serial
 from mmc.targets.tvm.memory import Place, as_expression, unravel
