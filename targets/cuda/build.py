@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from mmc.targets.cuda.compiler import compile_source
 from mmc.targets.cuda.launches import Group
 from mmc.targets.cuda.program import Program, source
 from mmc.targets.tvm.plan import Plan
@@ -26,8 +25,3 @@ def generate(plans: Mapping[str, Plan], architecture: str) -> Generated:
     launches = {name: program.groups(plan) for name, plan in plans.items()}
     text, ordered = source(launches, program, architecture)
     return Generated(text, ordered, len(program.kernels))
-
-
-def compiled(made: Generated, architecture: str) -> bytes:
-    """The cubin for an architecture ("sm_90a") or the PTX for one ("compute_80")."""
-    return compile_source(made.text, architecture)

@@ -30,9 +30,10 @@ CACHE = "MMC_CACHE"
 
 
 def compile_source(text: str, architecture: str) -> bytes:
-    """The cubin of a source for an architecture ("sm_90a"), or its PTX ("compute_80").
+    """The cubin of a source for an architecture such as sm_90a.
 
-    Raises MmcError where the compiler refuses.
+    The same source gives the same bytes, which PTX from NVRTC 13.0 does not.  Raises MmcError where
+    the compiler refuses.
     """
     options = (*OPTIONS, f"--gpu-architecture={architecture}")
     nvrtc = _nvrtc()
@@ -81,10 +82,9 @@ def _compile(nvrtc: Any, text: str, options: tuple[str, ...]) -> bytes:
         )
         if status != nvrtc.nvrtcResult.NVRTC_SUCCESS:
             raise MmcError(f"the CUDA compiler refused:\n{_log(nvrtc, program)}", options[-1])
-        kind = "PTX" if "=compute_" in options[-1] else "CUBIN"
-        (size,) = _checked(nvrtc, getattr(nvrtc, f"nvrtcGet{kind}Size")(program))
+        (size,) = _checked(nvrtc, nvrtc.nvrtcGetCUBINSize(program))
         code = bytearray(size)
-        _checked(nvrtc, getattr(nvrtc, f"nvrtcGet{kind}")(program, code))
+        _checked(nvrtc, nvrtc.nvrtcGetCUBIN(program, code))
         return bytes(code)
     finally:
         nvrtc.nvrtcDestroyProgram(program)

@@ -25,6 +25,7 @@ from mmc.ir.ops.source import Weight
 from mmc.ir.text import parse
 from mmc.targets.base import Arrays, graph_file
 from mmc.targets.cuda import architecture
+from mmc.targets.cuda.compiler import compile_source
 from mmc.targets.cuda.driver import (
     INT32,
     INT64,
@@ -269,16 +270,18 @@ def planned(graph: Graph, keep_all: bool = False) -> Plan:
 
 
 def image(folder: Path) -> bytes:
-    """The code for the device that is here."""
+    """The code for the device that is here; compiled now where the folder has none for it."""
     cubins = {path.stem: path for path in sorted(folder.glob("*.cubin"))}
     chosen = architecture.best(cubins, device().capability)
     if chosen is not None:
         return cubins[chosen].read_bytes()
-    for path in sorted(folder.glob("*.ptx")):
-        if device().capability >= divmod(int(path.stem.removeprefix("compute_")), 10):
-            return path.read_bytes() + b"\0"
     major, minor = device().capability
-    raise MmcError(
-        f"holds code for {', '.join(cubins)}, not for sm_{major}{minor} ({device().name})",
-        str(folder), f"compile again with --target cuda:sm_{major}{minor}",
-    )  # fmt: skip
+    own = f"sm_{major}{minor}"
+    try:
+        return compile_source((folder / "kernels.cu").read_text(), own)
+    except MmcError as error:
+        raise MmcError(
+            f"holds code for {', '.join(cubins)}, not for {own} ({device().name}), and cannot be "
+            f"compiled for it here: {error.what}",
+            str(folder), f"compile again with --target cuda:{own}",
+        ) from error  # fmt: skip

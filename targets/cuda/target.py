@@ -1,7 +1,7 @@
 """The CUDA target: TIR kernels through TVM and NVRTC, run through the driver.
 
-lib/ holds the launches, the source, a cubin for each architecture, and PTX that the driver compiles
-for devices that none of them is for.
+lib/ holds the launches, the source, and a cubin for each architecture; for a GPU that none of them
+is for, the source is compiled when it is loaded.
 """
 
 from __future__ import annotations
@@ -87,7 +87,8 @@ class CudaTarget(Target):
         progress: Progress,
         options: BuildOptions,
     ) -> Built:
-        from mmc.targets.cuda.build import compiled, generate
+        from mmc.targets.cuda.build import generate
+        from mmc.targets.cuda.compiler import compile_source
         from mmc.targets.cuda.launches import to_json
         from mmc.targets.tvm.plan import Plan
 
@@ -98,14 +99,11 @@ class CudaTarget(Target):
         made = generate(plans, names[0])
         (lib / "kernels.cu").write_text(made.text)
         (lib / "launches.json").write_text(to_json(made.launches))
-        oldest = f"compute_{architecture.OLDEST}"
-        files = {name: f"{name}.cubin" for name in names}
-        files |= {} if options.mcpu else {oldest: f"{oldest}.ptx"}
         sizes: dict[str, int] = {}
-        for name, file in files.items():
+        for name in names:
             progress(f"code for {name}")
-            code = compiled(made, name)
-            (lib / file).write_bytes(code)
+            code = compile_source(made.text, name)
+            (lib / f"{name}.cubin").write_bytes(code)
             sizes[name] = len(code)
         return Built({"architectures": sizes, "distinct_kernels": made.kernels})
 

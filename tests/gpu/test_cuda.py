@@ -223,6 +223,16 @@ def products_by(kind: str) -> tuple[Executable, int]:
     return loaded(folder), min(m or max(ROWS) for m in most)
 
 
+def test_source_is_compiled_for_a_gpu_that_no_code_is_for(tmp_path: Path) -> None:
+    folder = shutil.copytree(prepared("products"), tmp_path / "products")
+    for cubin in folder.glob("lib/*.cubin"):
+        cubin.unlink()
+    name, trits = next(iter(MATRICES.items()))
+    q = np.full((3, trits.shape[1]), 7, np.int8)
+    found = loaded(folder).run(name, {"q": q})["acc"]
+    np.testing.assert_array_equal(found, q.astype(np.int64) @ trits.T)
+
+
 def test_every_kind_of_product_is_tested() -> None:
     made = groups(prepared("products")).values()
     assert {kind_of(c) for entry in made for group in entry for c in group} == set(KINDS)
