@@ -39,6 +39,7 @@ Shape = tuple[int, int]
 SHAPES: tuple[Shape, ...] = ((5632, 2048), (2048, 5632), (2048, 2048), (6912, 2560), (2560, 6912))
 COLD_BYTES = 640 << 20
 GEMM_ROWS = 512
+LAYERS = {"whole layer": 1, "each of 6 layers in a row": 6}
 ROWS = (1, 2, 4, 8, 16)
 CALLS = 100
 
@@ -147,25 +148,26 @@ def rows(settings: Settings) -> list[str]:
 
 
 def gemm(settings: Settings) -> list[str]:
-    """A BitLinear layer of 2048 x 2048 with 512 rows, and int8 products of the same size."""
+    """BitLinear layers of 2048 x 2048 with 512 rows, and int8 products of the same size."""
     _use(settings, 1)
     n = k = 2048
-    macs = GEMM_ROWS * n * k
-    tests = {
-        **{f"mmc, whole layer, {layout}": _layer(n, k, layout) for layout in BLOCKS},
-        **{
-            f"mmc, product alone, {layout}": _product(n, k, layout, GEMM_ROWS, 1)
-            for layout in BLOCKS
-        },
-        **_int8_peers(n, k),
+    products = {
+        f"mmc, product alone, {layout}": _product(n, k, layout, GEMM_ROWS, 1) for layout in BLOCKS
     }
+    products |= _int8_peers(n, k)
+    layers = {
+        f"mmc, {name}, {layout}": (count, _layers(count, k, layout))
+        for name, count in LAYERS.items()
+        for layout in BLOCKS
+    }
+    tests = layers | {name: (1, run) for name, run in products.items()}
     peak = _dot_products()
     rates: dict[str, list[float]] = {name: [] for name in tests}
     peaks: list[float] = []
     for _ in range(settings.repeats + 1):
         peaks.append(peak())
-        for name, run in tests.items():
-            rates[name].append(macs / _cpu_seconds(run))
+        for name, (count, run) in tests.items():
+            rates[name].append(count * GEMM_ROWS * n * k / _cpu_seconds(run))
     top = statistics.median(peaks[1:])
     rows: list[list[object]] = [["dot products in registers", f"{top / 1e9:.0f}", "1.00"]]
     for name, found in rates.items():
@@ -174,17 +176,19 @@ def gemm(settings: Settings) -> list[str]:
     return table(("int8, 512 rows, 2048 x 2048, 1 thread", "GMAC/s", "part"), rows)
 
 
-def _layer(n: int, k: int, layout: Layout) -> Callable[[], object]:
-    """RMSNorm, quantisation, product and scales, as the compiler makes them of a module."""
+def _layers(count: int, width: int, layout: Layout) -> Callable[[], object]:
+    """Times RMSNorm, quantisation, product and scales, as the compiler makes them of a module."""
     import torch
 
     import mmc
     from mmc.frontends.models.bit_linear import BitLinear, Quantiser
 
     torch.manual_seed(0)
-    module = BitLinear(k, n, Quantiser())
-    torch.nn.init.normal_(module.weight)
-    example = (torch.randn(GEMM_ROWS, k),)
+    module = torch.nn.Sequential(*(BitLinear(width, width, Quantiser()) for _ in range(count)))
+    for weight in module.parameters():
+        if weight.ndim == 2:
+            torch.nn.init.normal_(weight)
+    example = (torch.randn(GEMM_ROWS, width),)
     run = mmc.load(mmc.compile(module, example, weights=layout).path)
     x = example[0].numpy()
     return lambda: run(x)
