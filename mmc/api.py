@@ -25,6 +25,7 @@ def compile(
     dynamic_shapes: Any = None,
     weights: str | None = None,
     mcpu: str | None = None,
+    embedding: str | None = None,
     check: bool = False,
     no_fallback: bool = False,
     require_matmul_free: bool = False,
@@ -38,6 +39,7 @@ def compile(
     out: where the artefact goes; a new folder in the temporary directory where it is None.
     weights: packing of ternary weights: "2bit", "1.67bit", "1.6bit", or "auto" for the fastest.
     mcpu: make code for this one LLVM processor ("znver4", "native") instead of for several.
+    embedding: "int8" rounds the embedding to 8 bits; None leaves it as it is.
     check: run every pass's graphs before and after on probe inputs, and every kernel.
     Raises MmcError; nothing half-written stays.
     """
@@ -52,6 +54,7 @@ def compile(
         require_matmul_free,
         None if dump_ir is None else Path(dump_ir),
         mcpu=mcpu,
+        embedding=embedding,
     )
     return compile_source(source, folder, options, progress, example_inputs, dynamic_shapes)
 

@@ -133,6 +133,9 @@ def compile_command(
         str | None,
         typer.Option(help="Code for one processor by its LLVM name, or native; not portable."),
     ] = None,
+    embedding: Annotated[
+        str | None, typer.Option(help="int8 rounds the embedding to 8 bits: less memory.")
+    ] = None,
     no_fallback: Annotated[
         bool, typer.Option("--no-fallback", help="Fail where a part would take a slow path.")
     ] = False,
@@ -148,8 +151,9 @@ def compile_command(
 
     folder = out or Path(f"{checkpoint.resolve().name}-{target.replace(':', '-')}")
     options = CompileOptions(
-        target, weights, check, no_fallback, require_matmul_free, dump_ir, print_after, mcpu
-    )
+        target, weights, check, no_fallback, require_matmul_free, dump_ir, print_after, mcpu,
+        embedding,
+    )  # fmt: skip
     with _Bar() as bar:
         artifact = compile_source(checkpoint, folder, options, bar)
     if as_json:

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from mmc.artifact import Artifact, Contents, refuse_other_folder, write_artifact
+from mmc.embedding import EMBEDDINGS, in_eight_bits
 from mmc.errors import MmcError
 from mmc.ir.graph import Graph
 from mmc.ir.types import static_shape
@@ -48,6 +49,7 @@ class CompileOptions:
     dump_ir: Path | None = None
     print_after: str | None = None
     mcpu: str | None = None
+    embedding: str | None = None
 
     @property
     def build(self) -> BuildOptions:
@@ -89,6 +91,8 @@ def compile_model(
 ) -> Artifact:
     """Compile an imported model into the folder `out`; a failure leaves nothing behind."""
     target = _usable_target(options)
+    if options.embedding:
+        imported = in_eight_bits(imported)
     done = analyse(imported, progress)
     _refuse(done, options)
     manager = done.manager
@@ -119,6 +123,10 @@ def refuse_early(out: Path, options: CompileOptions) -> None:
     target = _usable_target(options)
     target.refuse(options.build)
     _layout(target, options)
+    if options.embedding not in (None, *EMBEDDINGS):
+        raise MmcError(
+            f"no kind {options.embedding!r}", "--embedding", f"one of {', '.join(EMBEDDINGS)}"
+        )
     if options.print_after not in (None, "all", *PASSES):
         raise _no_such_pass(options.print_after)
     refuse_other_folder(out)
