@@ -30,6 +30,17 @@ def intermediate_size(width: int) -> int:
     return 256 * -(-int(width * 4 * 2 / 3) // 256)
 
 
+def configuration(width: int, layers: int, vocab: int) -> dict[str, object]:
+    """The config.json of a shape."""
+    return {
+        "model_type": "hgrn_bit", "vocab_size": vocab, "hidden_size": width,
+        "num_hidden_layers": layers, "num_heads": 1, "expand_ratio": 1, "use_short_conv": False,
+        "use_lower_bound": True,
+        "hidden_ratio": 4, "intermediate_size": intermediate_size(width), "hidden_act": "swish",
+        "rms_norm_eps": 1e-6, "tie_word_embeddings": False, "eos_token_id": 2,
+    }  # fmt: skip
+
+
 def tensors(width: int, layers: int, vocab: int) -> Iterator[tuple[str, tuple[int, ...]]]:
     """Name and shape of every tensor of the checkpoint."""
     inner = intermediate_size(width)
@@ -54,13 +65,7 @@ def tensors(width: int, layers: int, vocab: int) -> Iterator[tuple[str, tuple[in
 def write(folder: Path, width: int, layers: int, vocab: int, seed: int = 0) -> int:
     """Write config.json and model.safetensors (bf16); returns the number of parameters."""
     folder.mkdir(parents=True, exist_ok=True)
-    config = {
-        "model_type": "hgrn_bit", "vocab_size": vocab, "hidden_size": width,
-        "num_hidden_layers": layers, "num_heads": 1, "expand_ratio": 1, "use_short_conv": False,
-        "use_lower_bound": True,
-        "hidden_ratio": 4, "intermediate_size": intermediate_size(width), "hidden_act": "swish",
-        "rms_norm_eps": 1e-6, "tie_word_embeddings": False, "eos_token_id": 2,
-    }  # fmt: skip
+    config = configuration(width, layers, vocab)
     (folder / "config.json").write_text(json.dumps(config, indent=1) + "\n")
     listed = list(tensors(width, layers, vocab))
     header: dict[str, object] = {}

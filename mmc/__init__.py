@@ -14,12 +14,13 @@ from mmc.errors import MmcError
 if TYPE_CHECKING:
     from mmc.api import compile, load
     from mmc.artifact import Artifact
-    from mmc.runtime import Model, Module, State
+    from mmc.module import Module
+    from mmc.runtime import Model, State
 
 __all__ = ["Artifact", "MmcError", "Model", "Module", "State", "compile", "load"]
 
 _HOMES = {
-    "Artifact": "mmc.artifact", "Model": "mmc.runtime", "Module": "mmc.runtime",
+    "Artifact": "mmc.artifact", "Model": "mmc.runtime", "Module": "mmc.module",
     "State": "mmc.runtime", "compile": "mmc.api", "load": "mmc.api",
 }  # fmt: skip
 

@@ -24,7 +24,7 @@ from mmc.targets.base import BuildOptions, Target
 from mmc.targets.registry import load_target
 
 if TYPE_CHECKING:
-    from mmc.frontends.base import Imported
+    from mmc.frontends.base import Imported, Kind
 
 FIND: tuple[str, ...] = PASSES[: PASSES.index("find-recurrence") + 1]
 """The passes that recognise what a model is."""
@@ -101,11 +101,11 @@ def compile_model(
     if target.capabilities.weight_layouts:
         rest.append(load_pass("pack-ternary", {"layout": _layout(target, options)}))
     core = manager.run(done.core, rest)
-    entries = {
+    made = {
         name: manager.run(start.renamed(name), passes)
-        for name, start, passes in _entries(imported, core, target)
+        for name, start, passes in entries(imported.kind, core, target)
     }
-    for graph in entries.values():
+    for graph in made.values():
         _refuse_unsupported(target, graph)
     if options.print_after:
         print_after(manager.steps, options.print_after)
@@ -113,7 +113,7 @@ def compile_model(
         progress("check", 0.4)
         done.checks = check_steps(done)
     contents = Contents(
-        imported, target.name, entries, manager.steps, done.layers, done.recurrences, done.checks
+        imported, target.name, made, manager.steps, done.layers, done.recurrences, done.checks
     )
     return write_artifact(out, contents, target, imported.tensors, options, progress)
 
@@ -152,12 +152,10 @@ def _layout(target: Target, options: CompileOptions) -> str:
     return options.weights or target.default_layout(options.build)
 
 
-def _entries(
-    imported: Imported, core: Graph, target: Target
-) -> list[tuple[str, Graph, list[Pass]]]:
+def entries(kind: Kind, core: Graph, target: Target) -> list[tuple[str, Graph, list[Pass]]]:
     """The entries of the artefact, and the graph and the passes that make each."""
     fuse = [load_pass("fuse-kernels")] if target.capabilities.kernels else []
-    if imported.kind != "causal_lm":
+    if kind != "causal_lm":
         return [("forward", core, fuse)]
     made = [("forward", core, fuse), ("step", core, [load_pass("last-position"), *fuse])]
     if target.capabilities.token:

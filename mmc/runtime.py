@@ -2,22 +2,23 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 from typing import Any, Protocol, cast
 
 import numpy as np
 
+from mmc.arrays import as_array, as_input, like, on_gpu, stays, streaming
 from mmc.artifact import Artifact, open_artifact
 from mmc.errors import MmcError
-from mmc.ir.graph import Graph
 from mmc.ir.intern import own_world
-from mmc.ir.ops.source import Input
-from mmc.ir.types import DType, static_shape
+from mmc.ir.types import static_shape
+from mmc.module import Module
 from mmc.sampling import Sampler
-from mmc.targets.base import Executable
+from mmc.targets.base import Arrays, Continuing, Executable, Meter, OnDevice
 from mmc.targets.registry import load_target
 
 
@@ -53,34 +54,6 @@ def load(path: str | Path) -> Model | Module:
         return kind(artifact, executable)
 
 
-class Module:
-    """A compiled module: call it with arrays in the order in which it was traced."""
-
-    def __init__(self, artifact: Artifact, executable: Executable) -> None:
-        self.artifact, self._executable = artifact, executable
-        self._graph: Graph = artifact.graph()
-
-    def __call__(self, *inputs: Any) -> Any:
-        """The output, or a tuple of the outputs; numpy or torch in, the same kind out."""
-        names = [op.name for op in self._graph.inputs]
-        if len(inputs) != len(names):
-            raise MmcError(f"takes {len(names)} inputs ({', '.join(names)}), given {len(inputs)}")
-        arrays = {
-            op.name: as_input(op, x) for op, x in zip(self._graph.inputs, inputs, strict=True)
-        }
-        made = self._executable.run("forward", arrays)
-        outputs = tuple(like(inputs[0], array) if inputs else array for array in made.values())
-        return outputs[0] if len(outputs) == 1 else outputs
-
-
-PIECE_ROWS = 192
-"""Tokens of a prompt, of all sequences together, that are worked on at a time.
-
-Enough for the speed of a prompt, few enough for what lies between two layers to stay small.  The
-state is carried from piece to piece, so no result depends on it.
-"""
-
-
 class Model:
     """A compiled causal language model.
 
@@ -90,10 +63,12 @@ class Model:
     def __init__(self, artifact: Artifact, executable: Executable) -> None:
         self.artifact, self._executable = artifact, executable
         graph = artifact.graph()
-        self._states = {op.name: op.type for op in graph.inputs if op.name in graph.states}
+        self._ids = next(op for op in graph.inputs if op.name == "ids")
+        self._states = {op.name: op for op in graph.inputs if op.name in graph.states}
         self.vocab_size = int(artifact.manifest["vocab_size"])
         self.eos_token_ids = frozenset[int](artifact.manifest["eos_token_ids"])
         self._tokenizer: Tokenizer | None = None
+        self._prompt_rows = load_target(artifact.manifest["target"]).capabilities.prompt_rows
 
     @property
     def tokenizer(self) -> Tokenizer:
@@ -111,15 +86,21 @@ class Model:
         """Run with that many threads from now on."""
         self._executable.use_threads(count)
 
-    def read_limit(self) -> float | None:
-        """Bytes a second that this machine reads with these threads, measured now."""
-        return self._executable.read_limit()
+    def on_stream(self, stream: int) -> AbstractContextManager[None]:
+        """Run on a CUDA stream, by its handle, within the context; MmcError where there is none."""
+        if not isinstance(self._executable, OnDevice):
+            raise MmcError("runs on no stream", f"target {self.artifact.manifest['target']}")
+        return self._executable.on_stream(stream)
+
+    def meter(self) -> Meter:
+        """What the machine tells while the model runs."""
+        return self._executable.meter()
 
     def empty_state(self, batch: int) -> State:
         """The state before the first token."""
         return State({
-            name: np.zeros(static_shape(t.bind({"B": batch}).shape), t.dtype.numpy)
-            for name, t in self._states.items()
+            name: np.zeros(static_shape(op.type.bind({"B": batch}).shape), op.type.dtype.numpy)
+            for name, op in self._states.items()
         })  # fmt: skip
 
     def forward(self, ids: Any) -> Any:
@@ -142,29 +123,27 @@ class Model:
         """`prefill` from a state that is not empty."""
         tokens = self._tokens(ids)
         counts = self._lengths(lengths, tokens)
-        piece = max(1, PIECE_ROWS // len(tokens))
+        piece = max(1, self._prompt_rows // len(tokens))
         while counts.min() > piece:
             _, state = self._step(tokens[:, :piece], np.full(len(tokens), piece), state)
             tokens, counts = tokens[:, piece:], counts - piece
         logits, state = self._step(tokens, counts, state)
         return like(ids, logits), state
 
-    def _step(
-        self, tokens: np.ndarray, lengths: np.ndarray, state: State
-    ) -> tuple[np.ndarray, State]:
-        alone = tokens.shape[1] == 1 and "token" in self.artifact.manifest["entries"]
-        entry = "token" if alone else "step"
-        made = self._run(entry, np.ascontiguousarray(tokens), lengths, state)
-        return made["logits"][:, 0], State({name: made[name] for name in self._states})
+    def _step(self, tokens: Any, lengths: np.ndarray, state: State) -> tuple[Any, State]:
+        entry = self._one_token if tokens.shape[1] == 1 else "step"
+        made = self._run(entry, tokens, lengths, state)
+        logits = like(tokens, made["logits"])[:, 0]
+        return logits, State({name: made[name] for name in self._states})
+
+    @property
+    def _one_token(self) -> str:
+        """The entry that takes one token of each sequence."""
+        return "token" if "token" in self.artifact.manifest["entries"] else "step"
 
     def decode(self, token: Any, state: State) -> tuple[Any, State]:
         """Logits [B, V] after one more token [B] of each sequence, and the new state."""
-        tokens = as_array(token)
-        if tokens.ndim != 1:
-            raise MmcError(
-                f"decode takes one token for each sequence [B], not {list(tokens.shape)}"
-            )
-        logits, state = self.extend(tokens[:, None], None, state)
+        logits, state = self.extend(_column(token, self._executable), None, state)
         return like(token, logits), state
 
     def generate(
@@ -189,7 +168,7 @@ class Model:
             ids = np.array([self.encode(prompt)], np.int64)
             pieces = self._text(self._generate(ids, max_new_tokens, sampler))
             return pieces if stream else "".join(pieces)
-        tokens = self._generate(self._tokens(prompt), max_new_tokens, sampler)
+        tokens = self._generate(self._tokens(as_array(prompt)), max_new_tokens, sampler)
         if stream:
             return (like(prompt, token) for token in tokens)
         return like(prompt, np.stack(list(tokens), axis=1))
@@ -201,18 +180,48 @@ class Model:
             raise MmcError("the prompt has no tokens", hint="write at least one character")
         return ids
 
+    def greedy(self, token: Any, state: State, count: int) -> Iterator[Any]:
+        """The `count` likeliest tokens [B] behind `token` [B], one after the other.
+
+        Where the target can, they are chosen on the device, which then runs ahead of what is
+        handed out.  An end-of-text token is a token like others here.
+        """
+        tokens = self._tokens(as_array(_column(token, self._executable)))
+        for following in self._greedy(tokens[:, 0], state, count):
+            yield like(token, following)
+
+    def _greedy(self, token: np.ndarray, state: State, count: int) -> Iterator[np.ndarray]:
+        if isinstance(self._executable, Continuing):
+            inputs = self._inputs(token[:, None], np.ones_like(token), state)
+            found = self._executable.greedy(self._one_token, inputs, count)
+            if found is not None:
+                yield from found
+                return
+        yield from self._sampled(token, state, count, Sampler())
+
+    def _sampled(
+        self, token: np.ndarray, state: State, count: int, sampler: Sampler
+    ) -> Iterator[np.ndarray]:
+        for _ in range(count):
+            logits, state = self.decode(token, state)
+            token = sampler(logits)
+            yield token
+
     def _generate(self, ids: np.ndarray, count: int, sampler: Sampler) -> Iterator[np.ndarray]:
         logits, state = self.prefill(ids)
+        token = sampler(logits)
+        if sampler.temperature == 0:
+            rest = self._greedy(token, state, count - 1)
+        else:
+            rest = self._sampled(token, state, count - 1, sampler)
         ended = np.zeros(len(ids), bool)
-        last = np.zeros(len(ids), np.int64)
-        for made in range(1, count + 1):
-            token = np.where(ended, last, sampler(logits))
-            yield token
-            ended |= np.isin(token, list(self.eos_token_ids))
-            if ended.all() or made == count:
+        last = token
+        for found in chain((token,), rest):
+            last = np.where(ended, last, found)
+            yield last
+            ended |= np.isin(last, list(self.eos_token_ids))
+            if ended.all():
                 return
-            last = token
-            logits, state = self.decode(token, state)
 
     def _text(self, tokens: Iterator[np.ndarray]) -> Iterator[str]:
         """Pieces of text as soon as they are whole: a character may take several tokens."""
@@ -230,14 +239,26 @@ class Model:
         if rest:
             yield rest
 
-    def _run(
-        self, entry: str, ids: np.ndarray, lengths: np.ndarray, state: State
-    ) -> dict[str, np.ndarray]:
+    def _run(self, entry: str, ids: Any, lengths: np.ndarray, state: State) -> dict[str, Any]:
+        with streaming(self._executable, ids, *state.arrays.values()):
+            return self._executable.run(entry, self._inputs(ids, lengths, state))
+
+    def _inputs(self, ids: Any, lengths: np.ndarray, state: State) -> Arrays:
         if any(len(array) != len(ids) for array in state.arrays.values()):
             raise MmcError(f"the state is not one of {len(ids)} sequences")
-        return self._executable.run(entry, {"ids": ids, "lengths": lengths, **state.arrays})
+        states = {
+            name: as_input(self._states[name], array, self._executable)
+            if hasattr(array, "detach") and name in self._states
+            else array
+            for name, array in state.arrays.items()
+        }
+        ids = ids.contiguous() if on_gpu(ids) else np.ascontiguousarray(ids)
+        return {"ids": ids, "lengths": lengths, **states}
 
-    def _tokens(self, ids: Any) -> np.ndarray:
+    def _tokens(self, ids: Any) -> Any:
+        """Token ids int64 [B, T], on the host or, unchecked, where they are on a GPU."""
+        if stays(ids, self._executable) and ids.ndim == 2 and ids.numel():
+            return as_input(self._ids, ids, self._executable)
         tokens = as_array(ids)
         if tokens.ndim != 2 or tokens.dtype.kind not in "iu":
             raise MmcError(
@@ -254,7 +275,7 @@ class Model:
             raise MmcError(f"token id {bad} is not in the vocabulary of {self.vocab_size}")
         return np.ascontiguousarray(tokens, np.int64)
 
-    def _lengths(self, lengths: Any, tokens: np.ndarray) -> np.ndarray:
+    def _lengths(self, lengths: Any, tokens: Any) -> np.ndarray:
         if lengths is None:
             return np.full(len(tokens), tokens.shape[1], np.int64)
         given = as_array(lengths)
@@ -271,34 +292,9 @@ class Model:
         return counts
 
 
-def as_array(x: Any) -> np.ndarray:
-    """A numpy array or list as it is, a torch tensor as an array over the same memory."""
-    if not hasattr(x, "detach"):
-        try:
-            return np.asarray(x)
-        except ValueError as error:
-            raise MmcError(f"is no array: {error}") from None
-    torch, tensor = sys.modules["torch"], x.detach().cpu()
-    if tensor.dtype is torch.bfloat16:
-        return tensor.contiguous().view(torch.int16).numpy().view(DType.BF16.numpy)
-    return tensor.numpy()
-
-
-def like(x: Any, array: np.ndarray) -> Any:
-    """The array as a torch tensor where x is one."""
-    if not hasattr(x, "detach"):
-        return array
-    torch = sys.modules["torch"]
-    if not array.flags.writeable:
-        array = array.copy()
-    if array.dtype == DType.BF16.numpy:
-        return torch.from_numpy(array.view(np.int16)).view(torch.bfloat16)
-    return torch.from_numpy(array)
-
-
-def as_input(op: Input, x: Any) -> np.ndarray:
-    """The array that an input takes; MmcError where its numbers would be cut."""
-    array, wanted = as_array(x), op.type.dtype
-    if wanted.numpy.kind in "iub" and array.dtype.kind not in "iub":
-        raise MmcError(f"input {op.name!r} is {array.dtype}, needs {wanted}")
-    return array.astype(wanted.numpy, copy=False)
+def _column(token: Any, executable: Executable) -> Any:
+    """One token of each sequence as token ids [B, 1]."""
+    tokens = token if stays(token, executable) else as_array(token)
+    if tokens.ndim != 1:
+        raise MmcError(f"takes one token for each sequence [B], not {list(tokens.shape)}")
+    return tokens[:, None]

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+import resource
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, ClassVar, Protocol
+from typing import Any, ClassVar, Protocol, runtime_checkable
 
 import numpy as np
 
@@ -29,6 +31,12 @@ class Capabilities:
     """True where operations are fused into kernels, False where they run one by one."""
     token: bool = False
     """True where one token has an entry of its own: there launches count, more than code."""
+    prompt_rows: int = 192
+    """Tokens of a prompt, of all sequences together, that are worked on at a time.
+
+    Enough for the speed of a prompt, few enough for what lies between two layers to stay small.
+    The state is carried from piece to piece, so no result depends on it.
+    """
 
 
 @dataclass(frozen=True)
@@ -59,9 +67,53 @@ class Executable(Protocol):
         """Run with that many threads from now on; raise MmcError where it cannot."""
         ...
 
-    def read_limit(self) -> float | None:
-        """Bytes a second that this machine reads, measured now; None where nobody measures it."""
+    def meter(self) -> Meter:
+        """What the machine tells while this runs."""
         ...
+
+
+@runtime_checkable
+class Continuing(Executable, Protocol):
+    """An executable that continues sequences by itself, without the host in between."""
+
+    def greedy(self, entry: str, inputs: Arrays, count: int) -> Iterator[np.ndarray] | None:
+        """The `count` likeliest tokens int64 [B], one behind the other; None where it cannot.
+
+        The entry takes "ids" [B, 1] and makes "logits" [B, 1, V].  Of equal logits the first
+        counts.
+        """
+        ...
+
+
+@runtime_checkable
+class OnDevice(Executable, Protocol):
+    """An executable that takes arrays which lie on its GPU already; the outputs stay there then.
+
+    Such an input has `__cuda_array_interface__`, the type of the input and no gaps.
+    """
+
+    def on_stream(self, stream: int) -> AbstractContextManager[None]:
+        """Run on another stream, by its CUDA handle, and in order with what ran before."""
+        ...
+
+
+class Meter:
+    """What a machine tells while a model runs on it: this one is a CPU that knows no more."""
+
+    clock: ClassVar[str] = "CPU time"
+    """What rates are by: "CPU time" of the process over its threads, or the clock on the "wall"."""
+
+    def read_limit(self) -> float | None:
+        """Bytes a second that the machine reads, measured now; None where nobody measures it."""
+        return None
+
+    def memory(self) -> dict[str, int]:
+        """Bytes by what takes them."""
+        return {"peak resident": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024}
+
+    def joules(self) -> float | str:
+        """Energy since some time in the past; why not, where nothing counts it."""
+        return "nothing here counts it"
 
 
 class Target:

@@ -19,6 +19,7 @@ from mmc.targets.base import (
     Built,
     Capabilities,
     Executable,
+    Meter,
     Progress,
     Target,
     graph_file,
@@ -63,8 +64,8 @@ class _Interpreter:
         if count != 1:
             raise MmcError(f"the interpreter has one thread, not {count}", "target reference")
 
-    def read_limit(self) -> float | None:
-        return None
+    def meter(self) -> Meter:
+        return Meter()
 
 
 TARGET = ReferenceTarget()

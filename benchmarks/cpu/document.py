@@ -29,7 +29,9 @@ def place(name: str) -> re.Pattern[str]:
     return re.compile(rf"<!-- {word} -->\n.*?<!-- end {word} -->", re.DOTALL)
 
 
-def shown_command(arguments: Sequence[str], paths: Sequence[str]) -> str:
+def shown_command(
+    arguments: Sequence[str], paths: Sequence[str], program: str = "benchmarks.cpu"
+) -> str:
     """The command line as others can type it: the values of the options `paths` by their names."""
     words: list[str] = []
     hidden = False
@@ -43,4 +45,4 @@ def shown_command(arguments: Sequence[str], paths: Sequence[str]) -> str:
         else:
             words.append(argument)
         hidden = not hidden and option in paths and not equals
-    return " ".join(["python -m benchmarks.cpu", *words])
+    return " ".join([f"python -m {program}", *words])

@@ -17,7 +17,7 @@ from mmc.ir.evaluate import bind_inputs
 from mmc.ir.op import Value
 from mmc.ir.ops.source import Weight
 from mmc.ir.text import parse
-from mmc.targets.base import Arrays, graph_file
+from mmc.targets.base import Arrays, Meter, graph_file
 from mmc.targets.cpu.huge_pages import in_huge_pages
 from mmc.targets.tvm.geometry import Geometry
 from mmc.targets.tvm.loader import Program, aligned_zeros, as_tensor, set_threads
@@ -78,6 +78,10 @@ class CpuExecutable:
             raise MmcError(str(error), THREADS) from None
         self._threads = count
 
+    def meter(self) -> Meter:
+        """CPU time, and what memory lets through."""
+        return CpuMeter(self)
+
     def read_limit(self) -> float:
         """Bytes a second by CPU time, all threads together; its buffer is made once."""
         from mmc.targets.cpu.read_limit import ReadLimit
@@ -116,6 +120,17 @@ class CpuExecutable:
             plan = self.plans[entry]
             self._geometries[key] = Geometry(plan, bind_inputs(plan.graph, inputs))
         return self._geometries[key]
+
+
+@dataclass
+class CpuMeter(Meter):
+    """What a CPU tells."""
+
+    executable: CpuExecutable
+
+    def read_limit(self) -> float:
+        """Bytes a second by CPU time, all threads together."""
+        return self.executable.read_limit()
 
 
 @dataclass

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 from mmc.targets.cuda.launches import Group
 from mmc.targets.cuda.program import Program, source
 from mmc.targets.tvm.plan import Plan
+
+_HERE = Path(__file__).parent
 
 
 @dataclass(frozen=True)
@@ -25,3 +28,8 @@ def generate(plans: Mapping[str, Plan], architecture: str) -> Generated:
     launches = {name: program.groups(plan) for name, plan in plans.items()}
     text, ordered = source(launches, program, architecture)
     return Generated(text, ordered, len(program.kernels))
+
+
+def runtime_source() -> str:
+    """What the runtime launches besides the kernels of a graph."""
+    return "".join((_HERE / name).read_text() for name in ("device.cuh", "runtime.cuh"))

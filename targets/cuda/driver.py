@@ -2,7 +2,7 @@
 # NVIDIA's bindings are not typed.
 """The CUDA driver, as far as it is needed: a device, its memory, launches and graphs of them.
 
-Everything runs on one stream, in order; memory is freed when its last user is gone.
+Everything runs on one stream at a time, in order; memory is freed when its last user is gone.
 """
 
 from __future__ import annotations
@@ -12,7 +12,8 @@ import functools
 import importlib
 import importlib.util
 import weakref
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Generator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
@@ -70,23 +71,95 @@ class Device:
             raise MmcError("there is no GPU", "cuda")
         self.handle = check(cu.cuDeviceGet(0))
         check(cu.cuCtxSetCurrent(check(cu.cuDevicePrimaryCtxRetain(self.handle))))
-        self.stream = check(cu.cuStreamCreate(int(cu.CUstream_flags.CU_STREAM_NON_BLOCKING)))
+        self._own = check(cu.cuStreamCreate(int(cu.CUstream_flags.CU_STREAM_NON_BLOCKING)))
+        self.stream = self._own
+        self.allocated = self.most_allocated = 0  # bytes
         self.name = check(cu.cuDeviceGetName(128, self.handle)).split(b"\0")[0].decode()
-        major = cu.CUdevice_attribute.CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MAJOR
-        minor = cu.CUdevice_attribute.CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MINOR
-        self.capability = tuple(
-            check(cu.cuDeviceGetAttribute(a, self.handle)) for a in (major, minor)
+        major, minor = (
+            self._attribute(f"COMPUTE_CAPABILITY_{part}") for part in ("MAJOR", "MINOR")
         )
+        self.capability = major, minor
+        self.processors = self._attribute("MULTIPROCESSOR_COUNT")
+        self.bus = check(cu.cuDeviceGetPCIBusId(32, self.handle)).split(b"\0")[0].decode()
+
+    def _attribute(self, name: str) -> int:
+        attribute = getattr(driver().CUdevice_attribute, f"CU_DEVICE_ATTRIBUTE_{name}")
+        return check(driver().cuDeviceGetAttribute(attribute, self.handle))
 
     def synchronize(self) -> None:
         """Wait until the stream is empty."""
         check(driver().cuStreamSynchronize(self.stream))
+
+    def free_bytes(self) -> int:
+        """Memory that nobody has taken."""
+        return check(driver().cuMemGetInfo())[0]
+
+    @contextmanager
+    def using(self, stream: int) -> Generator[None]:
+        """Put everything on another stream, behind what was put on this one; then come back.
+
+        stream: the driver's handle; 0 is the default stream.
+        """
+        cu = driver()
+        before, after = self.stream, cu.CUstream(stream)
+        idle = cu.CUstreamCaptureStatus.CU_STREAM_CAPTURE_STATUS_NONE
+        if check(cu.cuStreamIsCapturing(after)) != idle:
+            raise MmcError(
+                "a stream that is being captured cannot be used", "cuda",
+                "call the model outside of torch.cuda.graph: it records graphs of its own",
+            )  # fmt: skip
+        self.before(stream)
+        self.stream = after
+        try:
+            yield
+        finally:
+            self.stream = before
+            self.after(stream)
+
+    def before(self, stream: int) -> None:
+        """What is put on another stream from now on waits for what is on this one."""
+        Event(self.stream).then(driver().CUstream(stream))
+
+    def after(self, stream: int) -> None:
+        """What is put on this stream from now on waits for what is on another one."""
+        Event(driver().CUstream(stream)).then(self.stream)
+
+    @contextmanager
+    def capturing(self) -> Generator[Any]:
+        """Launches are recorded instead of run; yields the stream."""
+        before, self.stream = self.stream, self._own
+        try:
+            yield self._own
+        finally:
+            self.stream = before
 
 
 @functools.cache
 def device() -> Device:
     """The GPU that everything runs on; MmcError where there is none."""
     return Device()
+
+
+class Event:
+    """A point on a stream, behind what is on it now."""
+
+    def __init__(self, stream: Any = None) -> None:
+        cu = driver()
+        self._event = check(cu.cuEventCreate(0))
+        weakref.finalize(self, cu.cuEventDestroy, self._event)
+        check(cu.cuEventRecord(self._event, device().stream if stream is None else stream))
+
+    def then(self, stream: Any) -> None:
+        """What is put on the other stream from now on waits for this point."""
+        check(driver().cuStreamWaitEvent(stream, self._event, 0))
+
+    def wait(self) -> None:
+        """Wait until the device is there."""
+        check(driver().cuEventSynchronize(self._event))
+
+    def seconds_since(self, other: Event) -> float:
+        """Time on the device between two points that it has reached."""
+        return check(driver().cuEventElapsedTime(other._event, self._event)) / 1e3
 
 
 class Memory:
@@ -96,7 +169,13 @@ class Memory:
         cu = driver()
         self.size = size
         self.address = int(check(cu.cuMemAllocAsync(max(size, _ALIGNMENT), device().stream)))
-        weakref.finalize(self, _free, self.address)
+        device().allocated += size
+        device().most_allocated = max(device().most_allocated, device().allocated)
+        weakref.finalize(self, _free, self.address, size)
+
+    def fill(self, word: int) -> None:
+        """Set every four bytes."""
+        check(driver().cuMemsetD32Async(self.address, word, self.size // 4, device().stream))
 
     def write(self, offset: int, array: np.ndarray) -> None:
         """Copy a contiguous array to the device."""
@@ -113,14 +192,32 @@ class Memory:
         )
         device().synchronize()
 
-    def copy(self, offset: int, source: Memory, start: int, size: int) -> None:
-        """Copy from other memory of the device."""
-        to, begin = self.address + offset, source.address + start
-        check(driver().cuMemcpyDtoDAsync(to, begin, size, device().stream))
+    def copy(self, offset: int, source: int, size: int) -> None:
+        """Copy from an address of the device."""
+        check(driver().cuMemcpyDtoDAsync(self.address + offset, source, size, device().stream))
 
 
-def _free(address: int) -> None:
+def _free(address: int, size: int) -> None:
+    device().allocated -= size
     driver().cuMemFreeAsync(address, device().stream)
+
+
+class HostMemory:
+    """Integers on the host that kernels write to; read them behind an event."""
+
+    def __init__(self, count: int) -> None:
+        self.address = int(check(driver().cuMemHostAlloc(8 * count, 0)))
+        weakref.finalize(self, _free_host, self.address)
+        self._content = (ctypes.c_int64 * count).from_address(self.address)
+
+    def copy(self, start: int, count: int) -> np.ndarray:
+        """Some of them, int64 [count]."""
+        return np.array(self._content[start : start + count], np.int64)
+
+
+def _free_host(address: int) -> None:
+    device().synchronize()
+    driver().cuMemFreeHost(address)
 
 
 class Code:
@@ -149,13 +246,13 @@ class Recorded:
 
     def __init__(self, record: Callable[[], None]) -> None:
         cu = driver()
-        stream = device().stream
         mode = cu.CUstreamCaptureMode.CU_STREAM_CAPTURE_MODE_THREAD_LOCAL
-        check(cu.cuStreamBeginCapture(stream, mode))
-        try:
-            record()
-        finally:
-            graph = check(cu.cuStreamEndCapture(stream))
+        with device().capturing() as stream:
+            check(cu.cuStreamBeginCapture(stream, mode))
+            try:
+                record()
+            finally:
+                graph = check(cu.cuStreamEndCapture(stream))
         self._executable = check(cu.cuGraphInstantiate(graph, 0))
         check(cu.cuGraphDestroy(graph))
         weakref.finalize(self, cu.cuGraphExecDestroy, self._executable)

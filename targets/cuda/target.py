@@ -36,6 +36,7 @@ class CudaTarget(Target):
         ("2bit",),
         kernels=True,
         token=True,
+        prompt_rows=2048,
     )
 
     def problems(self) -> list[str]:
@@ -87,7 +88,7 @@ class CudaTarget(Target):
         progress: Progress,
         options: BuildOptions,
     ) -> Built:
-        from mmc.targets.cuda.build import generate
+        from mmc.targets.cuda.build import generate, runtime_source
         from mmc.targets.cuda.compiler import compile_source
         from mmc.targets.cuda.launches import to_json
         from mmc.targets.tvm.plan import Plan
@@ -97,12 +98,13 @@ class CudaTarget(Target):
         plans = {name: Plan(graph) for name, graph in entries.items()}
         names = (options.mcpu,) if options.mcpu else architecture.DEFAULT
         made = generate(plans, names[0])
-        (lib / "kernels.cu").write_text(made.text)
+        text = made.text + runtime_source()
+        (lib / "kernels.cu").write_text(text)
         (lib / "launches.json").write_text(to_json(made.launches))
         sizes: dict[str, int] = {}
         for name in names:
             progress(f"code for {name}")
-            code = compile_source(made.text, name)
+            code = compile_source(text, name)
             (lib / f"{name}.cubin").write_bytes(code)
             sizes[name] = len(code)
         return Built({"architectures": sizes, "distinct_kernels": made.kernels})

@@ -37,17 +37,15 @@ class Place:
         steps = sum((n - 1) * stride for n, stride in zip(self.shape, self.strides, strict=True))
         return steps + self.dtype.itemsize if self.nbytes else 0
 
+    @property
+    def extent(self) -> int:
+        """Bytes from the first element to the end of the last row, with what lies behind it."""
+        return self.strides[0] * self.shape[0] if self.shape else self.dtype.itemsize
+
     def reshaped(self, shape: tuple[int, ...]) -> Place:
         """The same elements, which lie side by side, in another shape."""
         strides = tuple(accumulate((self.dtype.itemsize, *reversed(shape)), mul))[-2::-1]
         return Place(self.arena, self.start, shape, self.dtype, strides)
-
-    def packed(self, array: np.ndarray) -> np.ndarray:
-        """The bytes that an array has here; zeros behind each of its rows."""
-        rows = self.strides[0] * self.shape[0] if self.shape else self.dtype.itemsize
-        raw = np.zeros(rows, np.uint8)
-        Place("", 0, self.shape, self.dtype, self.strides).array({"": raw})[...] = array
-        return raw
 
     def array(self, memory: Mapping[str, np.ndarray]) -> np.ndarray:
         """The value; a view."""

@@ -111,7 +111,7 @@ def test_pieces_of_a_prompt_are_the_whole(
     loaded = model("tiny")
     ids = token_ids(loaded.vocab_size, 2, 11)
     logits, state = loaded.prefill(ids, lengths)
-    monkeypatch.setattr("mmc.runtime.PIECE_ROWS", 7)  # pieces of three tokens
+    monkeypatch.setattr(loaded, "_prompt_rows", 7)  # pieces of three tokens
     seen: list[int] = []
     step = loaded._step  # pyright: ignore[reportPrivateUsage]
     monkeypatch.setattr(loaded, "_step", lambda t, n, s: seen.append(t.shape[1]) or step(t, n, s))

@@ -14,6 +14,7 @@ import torch
 import mmc
 from mmc.errors import MmcError
 from mmc.sampling import Sampler
+from mmc.targets.base import Meter
 from tests.end_to_end.compiled import artifact, model, token_ids
 
 PROMPT = "Search backward in the history"
@@ -189,8 +190,8 @@ class Scripted:
     def use_threads(self, count: int) -> None:
         """It has none."""
 
-    def read_limit(self) -> float | None:
-        return None
+    def meter(self) -> Meter:
+        return Meter()
 
 
 def scripted(name: str, *scripts: Sequence[int]) -> mmc.Model:
@@ -201,6 +202,46 @@ def scripted(name: str, *scripts: Sequence[int]) -> mmc.Model:
 def test_end_of_text_ends_a_row_and_fills_it() -> None:
     made = scripted("tiny", [3, 16, 5, 6], [1, 2, 16, 4]).generate(token_ids(17, 2, 2), 9)
     assert made.tolist() == [[3, 16, 16], [1, 2, 16]]
+
+
+class Ahead(Scripted):
+    """One that continues by itself, ahead of what is asked for."""
+
+    asked = 0
+
+    def greedy(self, entry: str, inputs: Any, count: int) -> Iterator[np.ndarray]:
+        self.asked += 1
+        assert inputs["ids"].shape == (len(inputs["lengths"]), 1)
+        return iter([np.array(tokens) for tokens in list(self._steps)[:count]])
+
+
+@pytest.mark.parametrize("scripts", [([3, 16, 5, 6], [1, 2, 16, 4]), ([3, 4, 5, 6], [1, 2, 3, 4])])
+def test_a_target_that_continues_by_itself_is_let_do_so(scripts: Sequence[Sequence[int]]) -> None:
+    base, ids = model("tiny"), token_ids(17, 2, 2)
+    ahead = Ahead(scripts, base.vocab_size)
+    found = mmc.Model(base.artifact, ahead).generate(ids, 3)
+    assert ahead.asked == 1
+    assert np.array_equal(found, scripted("tiny", *scripts).generate(ids, 3))
+    sampled = Ahead(scripts, base.vocab_size)
+    mmc.Model(base.artifact, sampled).generate(ids, 3, temperature=1.0)
+    assert sampled.asked == 0
+
+
+def test_greedy_goes_on_from_a_token_and_a_state() -> None:
+    tiny, ids = model("tied"), token_ids(257, 2, 4)
+    logits, state = tiny.prefill(ids)
+    wanted = tiny.generate(ids, 6)
+    found = list(tiny.greedy(torch.from_numpy(logits.argmax(-1)), state, 5))
+    assert all(isinstance(token, torch.Tensor) for token in found)
+    assert np.array_equal(np.stack(found, 1), wanted[:, 1:])
+    assert list(tiny.greedy(logits.argmax(-1), state, 0)) == []
+    with pytest.raises(MmcError, match="vocabulary"):
+        list(tiny.greedy(np.array([1, 257]), state, 1))
+
+
+def test_a_cpu_has_no_stream() -> None:
+    with pytest.raises(MmcError, match="stream"):
+        model("tiny").on_stream(0)
 
 
 def test_end_of_text_is_not_shown() -> None:

@@ -116,6 +116,12 @@ def test_launches_are_of_kernels_that_the_code_holds(example: Path) -> None:
         assert all(f"{name}_kernel\0".encode() in held for name in known), cubin
 
 
+@pytest.mark.parametrize("name", ["mmc_choose", "mmc_read"])
+def test_what_the_runtime_launches_is_built_too(example: Path, name: str) -> None:
+    assert f"{name}(" in (example / "kernels.cu").read_text()
+    assert all(f"{name}\0".encode() in cubin.read_bytes() for cubin in example.glob("*.cubin"))
+
+
 def test_launches_are_chosen_for_every_size(example: Path) -> None:
     text = (example / "launches.json").read_text()
     entries = from_json(text)

@@ -1,0 +1,1 @@
+"""MMC's CUDA target beside its peers."""

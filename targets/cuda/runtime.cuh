@@ -1,0 +1,46 @@
+// What runs beside a model's own kernels: the choice of the next token, and a read of all memory.
+// Appended to every source, behind device.cuh.
+
+// Larger numbers have larger keys, NaN the largest; of equal numbers the first one has.
+__device__ __forceinline__ unsigned long long mmc_rank(float value, unsigned position) {
+  unsigned bits = __float_as_uint(value + 0.0f);  // -0 is 0
+  unsigned key = value != value ? ~0u : bits & 0x80000000u ? ~bits : bits | 0x80000000u;
+  return static_cast<unsigned long long>(key) << 32 | ~position;
+}
+
+// The position of the largest logit of row blockIdx.x, as numpy.argmax finds it.  It becomes the
+// input of the next step, and is handed to the host: `chosen` counts the tokens of a row, of which
+// `tokens` [steps, rows] keeps the last ones.
+extern "C" __global__ void __launch_bounds__(1024)
+    mmc_choose(const float* logits, long long* ids, long long* tokens, long long* chosen,
+               int vocabulary, int steps) {
+  __shared__ unsigned long long of_warp[32];
+  const float* row = logits + static_cast<long long>(blockIdx.x) * vocabulary;
+  unsigned long long best = 0;
+  for (int i = threadIdx.x; i < vocabulary; i += blockDim.x)
+    best = mmc::Largest::combine(best, mmc_rank(row[i], i));
+  best = mmc::warp_combine<mmc::Largest>(best);
+  if (threadIdx.x % 32 == 0) of_warp[threadIdx.x / 32] = best;
+  __syncthreads();
+  if (threadIdx.x >= 32) return;
+  best = mmc::warp_combine<mmc::Largest>(of_warp[threadIdx.x]);
+  if (threadIdx.x != 0) return;
+  long long token = ~static_cast<unsigned>(best);
+  long long count = chosen[blockIdx.x]++;
+  ids[blockIdx.x] = token;
+  tokens[count % steps * gridDim.x + blockIdx.x] = token;
+}
+
+// Reads `count` times 16 bytes; `sums` keeps the compiler from leaving that out.
+extern "C" __global__ void __launch_bounds__(1024)
+    mmc_read(const uint4* data, long long count, unsigned* sums) {
+  long long first = static_cast<long long>(blockIdx.x) * blockDim.x + threadIdx.x;
+  long long stride = static_cast<long long>(gridDim.x) * blockDim.x;
+  unsigned sum = 0;
+#pragma unroll 8
+  for (long long i = first; i < count; i += stride) {
+    uint4 read = data[i];
+    sum ^= read.x ^ read.y ^ read.z ^ read.w;
+  }
+  sums[first] = sum;
+}
