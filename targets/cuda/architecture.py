@@ -13,6 +13,8 @@ DEFAULT = ("sm_80", "sm_90a")
 OLDEST = 80
 """int8 tensor cores with fragments of 16 x 32, from Ampere on."""
 
+MOST_COLUMNS = (1 << 18) - 1
+"""Of a ternary matrix: its sums are made 64 times as large, and 64 * 128 k < 2^31."""
 
 LETTERED = 90
 """From here on a letter behind the number asks for what only that generation has."""

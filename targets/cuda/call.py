@@ -169,9 +169,9 @@ class Call:
         for chosen in self._launches:
             blocks = chosen.blocks(self.geometry.symbols)
             if blocks:
-                function = self.loaded.code[f"{chosen.kernel}_kernel"]
+                function = self.loaded.code.kernel(f"{chosen.kernel}_kernel", chosen.shared)
                 arguments = self._arguments(chosen, blocks, source, target)
-                launch(function, blocks, chosen.threads, arguments)
+                launch(function, blocks, chosen.threads, arguments, chosen.shared)
         self._behind(self, target)
 
     def _arguments(

@@ -22,7 +22,12 @@ from tvm.tirx.compilation_pipeline import finalize_device_passes
 
 from mmc.targets.tvm.elementary import device_variables
 
-HELPERS = Path(__file__).with_name("device.cuh").read_text()
+HELPERS = "\n".join(
+    Path(__file__).with_name(f"{name}.cuh").read_text()
+    for name in ("device", "stage", "product_some", "product_many")
+)
+
+_RESIDENT = "tirx.launch_bounds_min_blocks_per_sm"
 
 _UNBOUNDED = 1 << 40
 """Declared length of a buffer behind a raw pointer; nothing is checked against it."""
@@ -30,16 +35,29 @@ _UNBOUNDED = 1 << 40
 
 @dataclass(frozen=True, eq=False)
 class DeviceKernel:
-    """A kernel: its parameters ("int64", or "int8*" for a pointer) by name, and its TIR."""
+    """A kernel: its parameters ("int64", or "int8*" for a pointer) by name, and its TIR.
+
+    shared: bytes of shared memory besides what the kernel declares.  resident: the blocks that a
+    processor shall hold at a time, which says how many registers they may have; None to let the
+    compiler choose.
+    """
 
     name: str
     parameters: Mapping[str, str]
     threads: int
     function: tirx.PrimFunc
+    shared: int = 0
+    resident: int | None = None
 
 
 def make_kernel(
-    name: str, parameters: Mapping[str, str], threads: int, body: Callable[..., None]
+    name: str,
+    parameters: Mapping[str, str],
+    threads: int,
+    body: Callable[..., None],
+    *,
+    shared: int = 0,
+    resident: int | None = None,
 ) -> DeviceKernel:
     """Build a kernel: `body(block, thread, *arguments)`, blocks and threads counted in int32.
 
@@ -65,17 +83,17 @@ def make_kernel(
         with device_variables():
             body(block, thread, *buffers)
     function: Any = builder.get()
-    return DeviceKernel(name, dict(parameters), threads, function)
+    return DeviceKernel(name, dict(parameters), threads, function, shared, resident)
 
 
 def call(name: str, result: str, *arguments: Any) -> Any:
-    """A call of a helper in device.cuh."""
-    return T.cuda.func_call(name, *arguments, source_code=HELPERS, return_type=result)
+    """A call of a helper in one of the headers."""
+    return T.cuda.func_call(name, *arguments, source_code="", return_type=result)
 
 
 def do(name: str, *arguments: Any) -> None:
     """A call of a helper that returns nothing."""
-    T.evaluate(T.cuda.func_call(name, *arguments, source_code=HELPERS))
+    T.evaluate(T.cuda.func_call(name, *arguments, source_code=""))
 
 
 @dataclass(frozen=True)
@@ -111,10 +129,14 @@ def generate(kernels: Sequence[DeviceKernel], architecture: str) -> Source:
     by_name = {symbol.name_hint: function for symbol, function in split.functions.items()}
     device = {n: f for n, f in by_name.items() if f.attrs.get("calling_conv") == 2}
     orders = {kernel.name: _order(by_name[kernel.name], kernel) for kernel in kernels}
+    for kernel in kernels:
+        if kernel.resident is not None:
+            name = f"{kernel.name}_kernel"
+            device[name] = device[name].with_attr(_RESIDENT, kernel.resident)
     ordered = {name: device[name] for name in sorted(device)}
     module = finalize_device_passes()(tvm.IRModule(ordered))
     built: Any = tvm.get_global_func("target.build.cuda")(module, target)
-    return Source(built.inspect_source(), orders)
+    return Source(HELPERS + built.inspect_source(), orders)
 
 
 def _order(host: Any, kernel: DeviceKernel) -> tuple[str, ...]:

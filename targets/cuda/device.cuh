@@ -1,4 +1,4 @@
-// What TIR has no word for: integer dot products, tensor cores, and results that a block agrees on.
+// What TIR has no word for: integer dot products, and results that the threads of a warp agree on.
 #ifndef MMC_DEVICE_CUH
 #define MMC_DEVICE_CUH
 
@@ -61,20 +61,6 @@ __device__ __forceinline__ int mmc_sum_of_four(int x0, int x1, int x2, int x3) {
 
 __device__ __forceinline__ int mmc_summed() {
   return (threadIdx.x & 4) / 2 + (threadIdx.x & 8) / 8;
-}
-
-// Four digits {0, 1, 2} as bytes {-1, 0, 1}: no byte borrows from its neighbour.
-__device__ __forceinline__ unsigned mmc_signed_digits(unsigned digits) {
-  return ((digits | 0x80808080u) - 0x01010101u) ^ 0x80808080u;
-}
-
-// Adds a 16 x 32 by 32 x 8 product of signed bytes to `sums`, 4 of 16 x 8 (mma.m16n8k32).
-__device__ __forceinline__ void mmc_mma_s8(int* sums, unsigned a0, unsigned a1, unsigned a2,
-                                           unsigned a3, int b0, int b1) {
-  asm("mma.sync.aligned.m16n8k32.row.col.s32.s8.s8.s32 {%0,%1,%2,%3}, {%4,%5,%6,%7}, {%8,%9}, "
-      "{%0,%1,%2,%3};"
-      : "+r"(sums[0]), "+r"(sums[1]), "+r"(sums[2]), "+r"(sums[3])
-      : "r"(a0), "r"(a1), "r"(a2), "r"(a3), "r"(b0), "r"(b1));
 }
 
 #endif

@@ -22,6 +22,9 @@ from mmc.errors import MmcError
 
 _ALIGNMENT = 256
 
+_USUAL_SHARED = 48 << 10
+"""Bytes of shared memory that a launch may ask for unless its kernel allows for more."""
+
 
 @functools.cache
 def driver() -> Any:
@@ -227,18 +230,25 @@ class Code:
         self._module = check(driver().cuModuleLoadData(image))
         self._functions: dict[str, Any] = {}
 
-    def __getitem__(self, name: str) -> Any:
-        """A kernel by name."""
+    def kernel(self, name: str, shared: int = 0) -> Any:
+        """A kernel by name, ready to be launched with so many bytes of shared memory."""
+        cu = driver()
         if name not in self._functions:
-            self._functions[name] = check(driver().cuModuleGetFunction(self._module, name.encode()))
+            found = check(cu.cuModuleGetFunction(self._module, name.encode()))
+            most = cu.CUfunction_attribute.CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES
+            if shared > _USUAL_SHARED:
+                check(cu.cuFuncSetAttribute(found, most, shared))
+            self._functions[name] = found
         return self._functions[name]
 
 
-def launch(function: Any, blocks: int, threads: int, arguments: Sequence[tuple[int, Any]]) -> None:
+def launch(
+    function: Any, blocks: int, threads: int, arguments: Sequence[tuple[int, Any]], shared: int = 0
+) -> None:
     """Put a launch on the stream; arguments with their ctypes types."""
     values, types = zip(*arguments, strict=True)
     grid = blocks, 1, 1, threads, 1, 1
-    check(driver().cuLaunchKernel(function, *grid, 0, device().stream, (values, types), 0))
+    check(driver().cuLaunchKernel(function, *grid, shared, device().stream, (values, types), 0))
 
 
 class Recorded:

@@ -37,7 +37,7 @@ class Choice:
         logits = outputs.address + call.outputs["logits"].start
         ids = call.inputs.address + call.places["ids"].start
         launch(
-            call.loaded.code["mmc_choose"], self._batch, THREADS,
+            call.loaded.code.kernel("mmc_choose"), self._batch, THREADS,
             [(logits, POINTER), (ids, POINTER), (self._tokens.address, POINTER),
              (self._chosen.address, POINTER), (self._vocabulary, INT32), (2 * BLOCK, INT32)],
         )  # fmt: skip

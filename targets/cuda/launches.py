@@ -15,7 +15,10 @@ Argument = str | Dim
 
 @dataclass(frozen=True)
 class Launch:
-    """A block of `threads` for each `per` items of `work`, times `times`."""
+    """A block of `threads` for each `per` items of `work`, times `times`.
+
+    shared: bytes of shared memory of a block, besides what its kernel declares.
+    """
 
     kernel: str
     threads: int
@@ -23,6 +26,7 @@ class Launch:
     per: int
     times: int
     arguments: tuple[Argument, ...]
+    shared: int = 0
 
     def blocks(self, symbols: Mapping[str, int]) -> int:
         """How many blocks the sizes ask for."""
@@ -77,7 +81,7 @@ def from_json(text: str) -> dict[str, list[list[Choice]]]:
 def _choice_record(choice: Choice) -> dict[str, Any]:
     launches = [
         [x.kernel, x.threads, str(x.work), x.per, x.times,
-         [a if isinstance(a, str) else {"size": str(a)} for a in x.arguments]]
+         [a if isinstance(a, str) else {"size": str(a)} for a in x.arguments], x.shared]
         for x in choice.launches
     ]  # fmt: skip
     return {"most_rows": choice.most_rows, "rows": str(choice.rows), "launches": launches}
@@ -86,7 +90,8 @@ def _choice_record(choice: Choice) -> dict[str, Any]:
 def _choice(record: Mapping[str, Any]) -> Choice:
     launches = tuple(
         Launch(kernel, threads, parse_dim(work), per, times,
-               tuple(a if isinstance(a, str) else parse_dim(a["size"]) for a in arguments))
-        for kernel, threads, work, per, times, arguments in record["launches"]
+               tuple(a if isinstance(a, str) else parse_dim(a["size"]) for a in arguments),
+               shared)
+        for kernel, threads, work, per, times, arguments, shared in record["launches"]
     )  # fmt: skip
     return Choice(record["most_rows"], parse_dim(record["rows"]), launches)

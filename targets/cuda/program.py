@@ -9,9 +9,10 @@ from mmc.ir.graph import Graph
 from mmc.ir.op import Op
 from mmc.ir.ops.recurrence import Kernel
 from mmc.ir.types import Dim, numel, static_shape, symbol
-from mmc.targets.cuda import fused, rows, ternary
+from mmc.targets.cuda import fused, products, rows
 from mmc.targets.cuda.code import DeviceKernel, generate
 from mmc.targets.cuda.launches import Argument, Choice, Group, Launch
+from mmc.targets.cuda.ternary import Matrix
 from mmc.targets.tvm.plan import Plan, lone_matmul, with_consumers
 from mmc.targets.tvm.rowwise import ROWS, flatten_rows
 
@@ -21,6 +22,7 @@ class Program:
     """Collects the kernels of several graphs; equal bodies share theirs."""
 
     kernels: dict[str, DeviceKernel] = field(default_factory=dict[str, DeviceKernel])
+    _products: dict[str, products.Product] = field(default_factory=dict[str, products.Product])
     _bodies: dict[Graph, list[rows.RowLaunch]] = field(
         default_factory=dict[Graph, list[rows.RowLaunch]]
     )
@@ -39,27 +41,29 @@ class Program:
         choices: list[Choice] = []
         together = self._together(maker, consumers, numbers) if consumers else None
         if together is not None:
-            choices.append(Choice(ternary.FEW_ROWS, count, (together,)))
-        for kind in ternary.KINDS:
-            if together is not None and kind.most_rows == ternary.FEW_ROWS:
+            choices.append(Choice(products.FEW_ROWS, count, (together,)))
+        for kind in products.KINDS:
+            if together is not None and kind.most_rows == products.FEW_ROWS:
                 continue
             each = (self._launches(op, numbers[op], kind) for op in members)
             choices.append(Choice(kind.most_rows, count, tuple(x for made in each for x in made)))
         alike = all(choice.launches == choices[0].launches for choice in choices)
         return [replace(choices[0], most_rows=None)] if alike else choices
 
-    def _launches(self, op: Kernel, number: int, kind: ternary.Kind) -> list[Launch]:
+    def _launches(self, op: Kernel, number: int, kind: products.Kind) -> list[Launch]:
         matmul = lone_matmul(op.body)
         if matmul is None:
             return self._row_launches(op, number)
         n, k = static_shape(matmul.w.type.shape)
-        matrix, count = ternary.Matrix(n, k), numel(op.operands[0].type.shape[:-1])
+        matrix, count = Matrix(n, k), numel(op.operands[0].type.shape[:-1])
         name = f"ternary_{kind.name}_{n}_{k}"
-        if name not in self.kernels:
-            self.kernels[name] = kind.emit(matrix, name)
-        kernel, times = self.kernels[name], -(-matrix.tiles // kind.tiles)
+        if name not in self._products:
+            self._products[name] = kind.emit(matrix, name)
+        product = self._products[name]
+        kernel, times = product.kernel, -(-matrix.tiles // product.tiles)
+        self.kernels[name] = kernel
         given = _arguments(kernel, number, {ROWS: count})
-        return [Launch(name, kernel.threads, count, kind.rows, times, given)]
+        return [Launch(name, kernel.threads, count, product.rows, times, given, kernel.shared)]
 
     def _row_launches(self, op: Kernel, number: int) -> list[Launch]:
         body, sizes = _flat(op)
@@ -85,7 +89,7 @@ class Program:
             assert matmul is not None
             n, k = static_shape(matmul.w.type.shape)
             output = maker.results.index(op.operands[0])
-            consumers.append(fused.Consumer(output, ternary.Matrix(n, k)))
+            consumers.append(fused.Consumer(output, Matrix(n, k)))
         key = body, tuple(consumers)
         if key not in self._fused:
             name = f"{maker.body.name}_with_{len(consumers)}_{len(self._fused)}"

@@ -114,7 +114,9 @@ def _launch(
     plan = Plan(stored, stores, cheap=0)
     threads, work, per = _geometry(nest, plan, stores)
     write = functools.partial(_write, body, outputs, totals, nest, plan, threads)
-    return RowLaunch(make_kernel(name, parameters_of(body, outputs), threads, write), work, per)
+    resident = 1 if threads == scan.THREADS else None
+    kernel = make_kernel(name, parameters_of(body, outputs), threads, write, resident=resident)
+    return RowLaunch(kernel, work, per)
 
 
 def _geometry(nest: Nest, plan: Plan, stores: Sequence[Value]) -> tuple[int, Dim, int]:

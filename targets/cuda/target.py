@@ -16,6 +16,7 @@ from mmc.ir.op import Op
 from mmc.ir.ops.recurrence import Kernel
 from mmc.ir.ops.ternary import TernaryMatmul
 from mmc.ir.tensors import Tensors
+from mmc.ir.types import static_shape
 from mmc.targets.base import (
     Arrays,
     BuildOptions,
@@ -53,7 +54,7 @@ class CudaTarget(Target):
         from mmc.targets.tvm.coverage import unsupported
         from mmc.targets.tvm.plan import unplaced
 
-        wrong = unplaced(graph)
+        wrong = [*unplaced(graph), *_too_long(graph)]
         for op in graph:
             if isinstance(op, Kernel) and not any(isinstance(x, TernaryMatmul) for x in op.body):
                 wrong += [
@@ -138,6 +139,18 @@ class CudaTarget(Target):
             return executable.call(entry, probes[entry])
 
         return check_kernels(device().name, executable.plans, call)
+
+
+def _too_long(graph: Graph) -> list[tuple[Op, str]]:
+    """Products whose sums may not fit into 32 bits."""
+    most = architecture.MOST_COLUMNS
+    return [
+        (op, f"a GPU adds up at most {most} columns")
+        for kernel in graph
+        if isinstance(kernel, Kernel)
+        for op in kernel.body
+        if isinstance(op, TernaryMatmul) and static_shape(op.w.type.shape)[1] > most
+    ]
 
 
 def _missing(packages: Mapping[str, str]) -> list[str]:

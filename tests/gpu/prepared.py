@@ -30,6 +30,7 @@ from mmc.ir.tensors import Tensors
 from mmc.ir.text import render
 from mmc.ir.types import DType, TensorType, symbol
 from mmc.targets.base import BuildOptions, Executable, graph_file
+from mmc.targets.cuda.architecture import MOST_COLUMNS
 from mmc.targets.registry import load_target
 from mmc.targets.weights_file import write_weights
 from tests.end_to_end.compiled import EXAMPLE, GOLDEN, workspace
@@ -50,12 +51,19 @@ def random_trits(n: int, k: int) -> np.ndarray:
     return np.random.default_rng([n, k]).integers(-1, 2, (n, k), np.int8)
 
 
-SHAPES = ((1, 1), (16, 16), (17, 5), (13, 37), (100, 300), (151, 259), (70, 1301), (2048, 2048))
+SHAPES = (
+    *((1, 1), (16, 16), (17, 5), (13, 37), (100, 300), (151, 259), (70, 1301), (2048, 2048)),
+    *((257, 4100), (4801, 130), (3, 40_000)),
+)
 MATRICES: Mapping[str, np.ndarray] = {
     **{f"{n}x{k}": random_trits(n, k) for n, k in SHAPES},
     **{f"all_{trit + 1}": np.full((33, 1301), trit, np.int8) for trit in (-1, 0, 1)},
+    "longest": np.full((3, MOST_COLUMNS), -1, np.int8),
 }
 """Weights of the entries that multiply, by name."""
+
+ONE = "100x300"
+"""The one that the part `product` holds."""
 
 
 def row_graph(name: str) -> Graph:
@@ -66,9 +74,8 @@ def row_graph(name: str) -> Graph:
     return graph_of(name, outputs)
 
 
-def product_graph(name: str) -> Graph:
+def product_graph(name: str, n: int, k: int) -> Graph:
     """acc [rows, n] of q [rows, k] and a packed matrix."""
-    n, k = MATRICES[name].shape
     packed = TensorType(DType.packed("2bit"), (n, k))
     q, w = Input("q", TensorType(DType.I8, (ROWS, k))), Input("w", packed)
     body = graph_of("ternary_matmul", {"acc": TernaryMatmul(q, w)})
@@ -93,8 +100,12 @@ def write_rows(folder: Path, mcpu: str | None) -> None:
     write(folder, {name: row_graph(name) for name in CASES if name not in WITHOUT_KERNEL}, mcpu)
 
 
+def write_product(folder: Path, mcpu: str | None) -> None:
+    write(folder, {ONE: product_graph(ONE, *MATRICES[ONE].shape)}, mcpu)
+
+
 def write_products(folder: Path, mcpu: str | None) -> None:
-    write(folder, {name: product_graph(name) for name in MATRICES}, mcpu)
+    write(folder, {name: product_graph(name, *x.shape) for name, x in MATRICES.items()}, mcpu)
 
 
 def write_example(folder: Path, mcpu: str | None) -> None:
@@ -110,6 +121,7 @@ def write_tokens(folder: Path, mcpu: str | None) -> None:
 
 PARTS = {
     "rows": write_rows,
+    "product": write_product,
     "products": write_products,
     "example": write_example,
     "tokens": write_tokens,

@@ -126,7 +126,7 @@ def test_choice_is_that_of_numpy(name: str) -> None:
     for _ in range(4):  # the fourth takes the place of the first
         given = [(logits.address, POINTER), (ids.address, POINTER), (tokens.address, POINTER),
                  (chosen.address, POINTER), (vocabulary, INT32), (3, INT32)]  # fmt: skip
-        launch(code["mmc_choose"], batch, greedy.THREADS, given)
+        launch(code.kernel("mmc_choose"), batch, greedy.THREADS, given)
     found, counted = np.zeros(batch, np.int64), np.zeros(batch, np.int64)
     ids.read(0, found)
     chosen.read(0, counted)

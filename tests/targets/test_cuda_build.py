@@ -32,7 +32,7 @@ from tests.end_to_end.compiled import EXAMPLE, workspace
 from tests.end_to_end.test_command_line import mmc as command
 from tests.end_to_end.test_command_line import refused
 from tests.end_to_end.test_modules import BitStack
-from tests.gpu.prepared import WITHOUT_KERNEL, row_graph
+from tests.gpu.prepared import WITHOUT_KERNEL, product_graph, row_graph
 from tests.targets.row_cases import CASES
 
 CODE = {"sm_80.cubin", "sm_90a.cubin"}
@@ -92,9 +92,8 @@ def test_there_is_code_for_two_architectures(example: Path) -> None:
 
 def parameters(source: str) -> dict[str, tuple[int, list[str]]]:
     """Threads and parameters of each kernel of a CUDA source."""
-    found = re.findall(
-        r'extern "C" __global__ void __launch_bounds__\((\d+)\) (\w+)_kernel\(([^)]*)\) \{', source
-    )
+    bounds = r"__launch_bounds__\((\d+)(?:, \d+)?\)"
+    found = re.findall(rf'extern "C" __global__ void {bounds} (\w+)_kernel\(([^)]*)\) \{{', source)
     return {name: (int(threads), given.split(", ")) for threads, name, given in found}
 
 
@@ -146,6 +145,13 @@ def test_one_architecture_alone(tmp_path: Path) -> None:
 def test_what_has_no_kernel_is_told_before_anything_is_built(name: str) -> None:
     ((_, why),) = load_target("cuda").unsupported(row_graph(name))
     assert "maximum of a whole tensor" in why
+
+
+@pytest.mark.parametrize("wrong", [0, 1])
+def test_sums_that_may_not_fit_are_told_before_anything_is_built(wrong: int) -> None:
+    graph = product_graph("long", 3, architecture.MOST_COLUMNS + wrong)
+    found = [why for _, why in load_target("cuda").unsupported(graph)]
+    assert found == ["a GPU adds up at most 262143 columns"] * wrong
 
 
 @pytest.mark.parametrize("name", [name for name in CASES if name not in WITHOUT_KERNEL])
