@@ -32,6 +32,8 @@ def streaming(executable: Executable, *inputs: Any) -> AbstractContextManager[No
     there = next((x for x in inputs if on_gpu(x)), None)
     if there is None or not isinstance(executable, OnDevice):
         return nullcontext()
+    if there.device.index:
+        raise MmcError(f"a tensor is on GPU {there.device.index}, the model is on GPU 0")
     stream = sys.modules["torch"].cuda.current_stream(there.device)
     return executable.on_stream(int(stream.cuda_stream))
 

@@ -5,8 +5,9 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -18,6 +19,7 @@ from mmc.ir.op import Value
 from mmc.ir.ops.source import Weight
 from mmc.ir.text import parse
 from mmc.targets.base import Arrays, Meter, graph_file
+from mmc.targets.cpu.continuation import continued, moves
 from mmc.targets.cpu.huge_pages import in_huge_pages
 from mmc.targets.tvm.geometry import Geometry
 from mmc.targets.tvm.loader import Program, aligned_zeros, as_tensor, set_threads
@@ -108,8 +110,25 @@ class CpuExecutable:
             "outputs": aligned_zeros(size["outputs"]),
             "workspace": self._workspace,
         }
-        self.program[entry](self._mapped, *map(as_tensor, memory.values()), *geometry.sizes)
+        self._bound(entry, geometry, memory)()
         return Arenas(geometry, memory, self.weights)
+
+    def greedy(self, entry: str, inputs: Arrays, count: int) -> Iterator[np.ndarray] | None:
+        """As `mmc.targets.base.Continuing` says; in memory of its own."""
+        geometry = self._geometry(entry, inputs)
+        left = moves(geometry)
+        if left is None:
+            return None
+        memory = {name: aligned_zeros(size) for name, size in geometry.arena_bytes.items()}
+        step = self._bound(entry, geometry, memory)
+        return continued(geometry, memory, step, left, inputs, count)
+
+    def _bound(
+        self, entry: str, geometry: Geometry, memory: Mapping[str, np.ndarray]
+    ) -> Callable[[], object]:
+        """The call of an entry on these arenas."""
+        tensors = [as_tensor(memory[name]) for name in ("inputs", "outputs", "workspace")]
+        return partial(self.program[entry], self._mapped, *tensors, *geometry.sizes)
 
     def _geometry(self, entry: str, inputs: Arrays) -> Geometry:
         """The geometry for the shapes of the inputs; raise MmcError where they do not fit."""

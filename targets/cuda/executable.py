@@ -126,7 +126,7 @@ class CudaExecutable:
         try:
             yield from loop(inputs, count)
         finally:
-            if loop.call.loaded is self._loaded:
+            if loop.call.loaded is self._loaded and len(self._idle) < MAX_CALLS:
                 self._idle[key] = loop
 
     def _call(self, entry: str, inputs: Arrays) -> Call:

@@ -215,13 +215,20 @@ class Ahead(Scripted):
         return iter([np.array(tokens) for tokens in list(self._steps)[:count]])
 
 
-@pytest.mark.parametrize("scripts", [([3, 16, 5, 6], [1, 2, 16, 4]), ([3, 4, 5, 6], [1, 2, 3, 4])])
-def test_a_target_that_continues_by_itself_is_let_do_so(scripts: Sequence[Sequence[int]]) -> None:
+@pytest.mark.parametrize(
+    ("scripts", "wanted"),
+    [
+        (([3, 16, 5, 6], [1, 2, 16, 4]), [[3, 16, 16], [1, 2, 16]]),
+        (([3, 4, 5, 6], [1, 2, 3, 4]), [[3, 4, 5], [1, 2, 3]]),
+    ],
+)
+def test_a_target_that_continues_by_itself_is_let_do_so(
+    scripts: Sequence[Sequence[int]], wanted: Sequence[Sequence[int]]
+) -> None:
     base, ids = model("tiny"), token_ids(17, 2, 2)
     ahead = Ahead(scripts, base.vocab_size)
-    found = mmc.Model(base.artifact, ahead).generate(ids, 3)
+    assert mmc.Model(base.artifact, ahead).generate(ids, 3).tolist() == wanted
     assert ahead.asked == 1
-    assert np.array_equal(found, scripted("tiny", *scripts).generate(ids, 3))
     sampled = Ahead(scripts, base.vocab_size)
     mmc.Model(base.artifact, sampled).generate(ids, 3, temperature=1.0)
     assert sampled.asked == 0
@@ -235,8 +242,10 @@ def test_greedy_goes_on_from_a_token_and_a_state() -> None:
     assert all(isinstance(token, torch.Tensor) for token in found)
     assert np.array_equal(np.stack(found, 1), wanted[:, 1:])
     assert list(tiny.greedy(logits.argmax(-1), state, 0)) == []
-    with pytest.raises(MmcError, match="vocabulary"):
-        list(tiny.greedy(np.array([1, 257]), state, 1))
+    ahead = mmc.Model(tiny.artifact, Ahead([[1], [1]], 257))
+    for wrong, why in ((np.array([1, 257]), "vocabulary"), (np.array([1]), "1 sequences")):
+        with pytest.raises(MmcError, match=why):
+            list(ahead.greedy(wrong, state, 1))
 
 
 def test_a_cpu_has_no_stream() -> None:

@@ -24,6 +24,7 @@ from mmc.ir.types import symbol
 from mmc.targets.base import BuildOptions
 from mmc.targets.cuda import architecture, compiler, driver
 from mmc.targets.cuda.build import generate
+from mmc.targets.cuda.call import Piece
 from mmc.targets.cuda.compiler import compile_source, known_architectures
 from mmc.targets.cuda.launches import Choice, Launch, choose, from_json, to_json
 from mmc.targets.registry import load_target
@@ -119,6 +120,25 @@ def test_launches_are_of_kernels_that_the_code_holds(example: Path) -> None:
 def test_what_the_runtime_launches_is_built_too(example: Path, name: str) -> None:
     assert f"{name}(" in (example / "kernels.cu").read_text()
     assert all(f"{name}\0".encode() in cubin.read_bytes() for cubin in example.glob("*.cubin"))
+
+
+@pytest.mark.parametrize(
+    ("first", "second", "joined"),
+    [
+        (Piece(None, 0, 8), Piece(None, 64, 8), [Piece(None, 0, 72)]),
+        (Piece(None, 0, 64), Piece(None, 64, 8), [Piece(None, 0, 72)]),
+        (Piece(None, 0, 8), Piece(None, 128, 8), None),  # something else lies between
+        (Piece(1024, 64, 8), Piece(1088, 128, 8), [Piece(1024, 64, 72)]),
+        (Piece(1024, 64, 8), Piece(2048, 128, 8), None),
+        (Piece(1024, 64, 8), Piece(960, 0, 8), None),
+        (Piece(None, 0, 8), Piece(1024, 64, 8), None),
+        (Piece(1024, 0, 8), Piece(None, 64, 8), None),
+    ],
+)
+def test_inputs_side_by_side_are_copied_as_one(
+    first: Piece, second: Piece, joined: list[Piece] | None
+) -> None:
+    assert first.joined(second) == (joined or [first, second])
 
 
 def test_launches_are_chosen_for_every_size(example: Path) -> None:
