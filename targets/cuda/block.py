@@ -13,7 +13,7 @@ from tvm.script.ir_builder import tirx as T
 
 from mmc.ir.ops.reduce import ArgMax, Max
 from mmc.ir.types import DType
-from mmc.targets.cuda.code import call
+from mmc.targets.cuda.code import call, do
 from mmc.targets.tvm import elementary
 from mmc.targets.tvm.elementary import hold
 from mmc.targets.tvm.fold import Fold, finish, serial
@@ -27,11 +27,20 @@ class Block:
     index: Any
     thread: Any
     threads: int
+    whole: bool = True
+    """Whether these are all threads of the block."""
 
     @property
     def item(self) -> Any:
         """The thread among all."""
         return self.index * self.threads + self.thread
+
+    def sync(self) -> None:
+        """Wait for each other."""
+        if self.whole:
+            T.evaluate(T.cuda.cta_sync())
+        else:
+            do("mmc_sync_warps")
 
     def steps(self, size: Any) -> Any:
         """How many columns a thread has at most."""
@@ -65,29 +74,28 @@ def agreed(folds: Sequence[Fold], size: Any, group: Block) -> list[Any]:
     """
     if not folds:
         return []
-    warps = group.threads // 32
     lane, warp = group.thread % 32, T.truncdiv(group.thread, 32)
+    warps = group.threads // 32
     parts: list[list[Any]] = []
     for fold in folds:
         values = _of_warp(fold, _parts(fold))
-        shared = [T.alloc_buffer((32,), _dtype(v), scope="shared") for v in values]
+        shared = [T.alloc_buffer((warps,), _dtype(v), scope="shared") for v in values]
         with T.If(T.EQ(lane, T.int64(0))), T.Then():
             for buffer, value in zip(shared, values, strict=True):
                 T.buffer_store(buffer, value, [warp])
         parts.append(shared)
-    T.evaluate(T.cuda.cta_sync())
+    group.sync()
     results: list[Any] = []
     for fold, shared in zip(folds, parts, strict=True):
-        empty = _empty(fold)
-        found = [
-            hold(T.Select(lane < warps, buffer[T.min(lane, T.int64(warps - 1))], value))
-            for buffer, value in zip(shared, empty, strict=True)
-        ]
-        total = _of_warp(fold, found)
         if isinstance(fold.op, ArgMax):
-            results.append(total[1])
+            found = [
+                hold(T.Select(lane < warps, buffer[T.min(lane, T.int64(warps - 1))], value))
+                for buffer, value in zip(shared, _empty(fold), strict=True)
+            ]
+            results.append(_of_warp(fold, found)[1])
         else:
-            results.append(finish(fold.op, elementary.convert(total[0], fold.dtype), size))
+            total = _of_warps(fold, shared[0], warps)
+            results.append(finish(fold.op, elementary.convert(total, fold.dtype), size))
     return results
 
 
@@ -98,9 +106,8 @@ def _parts(fold: Fold) -> list[Any]:
 
 
 def _empty(fold: Fold) -> list[Any]:
-    """What changes nothing when it is combined."""
-    first = elementary.convert(fold.first, _wide(fold))
-    return [first, T.int64(1 << 62)] if isinstance(fold.op, ArgMax) else [first]
+    """What changes nothing when it is combined: a value, and where it would be."""
+    return [elementary.convert(fold.first, _wide(fold)), T.int64(1 << 62)]
 
 
 def _of_warp(fold: Fold, values: Sequence[Any]) -> list[Any]:
@@ -109,9 +116,18 @@ def _of_warp(fold: Fold, values: Sequence[Any]) -> list[Any]:
     if isinstance(fold.op, ArgMax):
         where = hold(call("mmc::warp_first_largest", "int64", *values))
         return [hold(call("mmc::warp_combine<mmc::Largest>", wide, values[0])), where]
+    return [hold(call(f"mmc::warp_combine<mmc::{_kind(fold)}>", wide, values[0]))]
+
+
+def _of_warps(fold: Fold, shared: Any, warps: int) -> Any:
+    """Combine what the warps left."""
+    name = f"mmc::combine_all<mmc::{_kind(fold)}, {warps}>"
+    return hold(call(name, _wide(fold), T.address_of(shared[0])))
+
+
+def _kind(fold: Fold) -> str:
     largest = isinstance(fold.op, Max) or fold.op.operands[0].type.dtype is DType.BOOL
-    kind = "Largest" if largest else "Sum"
-    return [hold(call(f"mmc::warp_combine<mmc::{kind}>", wide, values[0]))]
+    return "Largest" if largest else "Sum"
 
 
 def _wide(fold: Fold) -> str:

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from mmc.targets.cuda.launches import Group
+from mmc.targets.cuda.launches import Entry
 from mmc.targets.cuda.program import Program, source
 from mmc.targets.tvm.plan import Plan
 
@@ -18,14 +18,17 @@ class Generated:
     """The source for one architecture, the launches by entry, and the number of kernels."""
 
     text: str
-    launches: Mapping[str, Sequence[Group]]
+    launches: Mapping[str, Entry]
     kernels: int
 
 
 def generate(plans: Mapping[str, Plan], architecture: str) -> Generated:
     """The CUDA source of all plans together."""
     program = Program()
-    launches = {name: program.groups(plan) for name, plan in plans.items()}
+    launches = {
+        name: Entry(program.groups(plan), program.persistent(plan, name))
+        for name, plan in plans.items()
+    }
     text, ordered = source(launches, program, architecture)
     return Generated(text, ordered, len(program.kernels))
 

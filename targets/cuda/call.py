@@ -22,7 +22,8 @@ from mmc.ir.ops.source import Input, Weight
 from mmc.targets.base import Arrays
 from mmc.targets.cuda.arrays import DeviceArray, Window, address_of
 from mmc.targets.cuda.driver import INT32, INT64, POINTER, Code, Memory, Recorded, launch
-from mmc.targets.cuda.launches import Group, Launch, choose, number
+from mmc.targets.cuda.launches import Entry, Launch, Persistent, Word, choose, number
+from mmc.targets.cuda.resident import Phases, resident
 from mmc.targets.layout import aligned
 from mmc.targets.tvm.geometry import Geometry, Place
 from mmc.targets.tvm.plan import root_of
@@ -80,7 +81,7 @@ class Call:
     """
 
     def __init__(
-        self, geometry: Geometry, groups: Sequence[Group], loaded: Loaded,
+        self, geometry: Geometry, entry: Entry, loaded: Loaded,
         behind: Callable[[Call, Memory], None] = lambda _, __: None,
     ) -> None:  # fmt: skip
         self.geometry, self.loaded = geometry, loaded
@@ -91,7 +92,11 @@ class Call:
         self.outputs = {name: place_of(geometry, value) for name, value in made.items()}
         self._states = [name for name in graph.states if name in made]
         self._kernels = geometry.plan.kernels
-        self._launches = [x for group in groups for x in choose(group, geometry.symbols)]
+        self._launches = [x for group in entry.groups for x in choose(group, geometry.symbols)]
+        one = entry.persistent
+        fits = one and number(one.rows, geometry.symbols) == 1 and resident(loaded.code, one)
+        self._persistent = one if fits else None
+        self._phases: dict[tuple[Memory | None, Memory], Phases] = {}
         self._behind = behind
         self._staged = np.zeros(geometry.arena_bytes["inputs"], np.uint8)
         self._results = [Result(geometry.arena_bytes["outputs"]) for _ in range(3)]
@@ -158,6 +163,10 @@ class Call:
             return self.launch(source, target)
         key = source, target
         if key not in self._recorded:
+            if (
+                self._persistent is not None
+            ):  # its memory cannot be made while launches are recorded
+                self._phased(self._persistent, source, target)
             self._recorded[key] = Recorded(lambda: self.launch(source, target))
         return self._recorded[key]()
 
@@ -166,13 +175,33 @@ class Call:
 
         Neither may be the other: a block may read a state that another one has written.
         """
+        if self._persistent is not None:
+            self._phased(self._persistent, source, target).launch()
+        else:
+            self._launch_each(source, target)
+        self._behind(self, target)
+
+    def _phased(self, one: Persistent, source: Memory | None, target: Memory) -> Phases:
+        """The phases with their pointers, made once for each pair of memories."""
+        key = source, target
+        if key not in self._phases:
+
+            def word(given: Word) -> int:
+                if isinstance(given, int):
+                    return given
+                name, offset = given
+                return self._address(self._value(name), source, target) + offset
+
+            self._phases[key] = Phases(self.loaded.code, one, word)
+        return self._phases[key]
+
+    def _launch_each(self, source: Memory | None, target: Memory) -> None:
         for chosen in self._launches:
             blocks = chosen.blocks(self.geometry.symbols)
             if blocks:
                 function = self.loaded.code.kernel(f"{chosen.kernel}_kernel", chosen.shared)
                 arguments = self._arguments(chosen, blocks, source, target)
                 launch(function, blocks, chosen.threads, arguments, chosen.shared)
-        self._behind(self, target)
 
     def _arguments(
         self, chosen: Launch, blocks: int, source: Memory | None, target: Memory

@@ -24,7 +24,7 @@ from mmc.targets.tvm.elementary import device_variables
 
 HELPERS = "\n".join(
     Path(__file__).with_name(f"{name}.cuh").read_text()
-    for name in ("device", "stage", "product_some", "product_many")
+    for name in ("device", "stage", "product_some", "product_many", "persistent")
 )
 
 _RESIDENT = "tirx.launch_bounds_min_blocks_per_sm"
@@ -86,7 +86,7 @@ def make_kernel(
     return DeviceKernel(name, dict(parameters), threads, function, shared, resident)
 
 
-def call(name: str, result: str, *arguments: Any) -> Any:
+def call(name: str, result: Any, *arguments: Any) -> Any:
     """A call of a helper in one of the headers."""
     return T.cuda.func_call(name, *arguments, source_code="", return_type=result)
 

@@ -83,11 +83,17 @@ class Device:
         )
         self.capability = major, minor
         self.processors = self._attribute("MULTIPROCESSOR_COUNT")
+        self.most_shared = self._attribute("MAX_SHARED_MEMORY_PER_BLOCK_OPTIN")  # bytes
         self.bus = check(cu.cuDeviceGetPCIBusId(32, self.handle)).split(b"\0")[0].decode()
 
     def _attribute(self, name: str) -> int:
         attribute = getattr(driver().CUdevice_attribute, f"CU_DEVICE_ATTRIBUTE_{name}")
         return check(driver().cuDeviceGetAttribute(attribute, self.handle))
+
+    def resident_blocks(self, function: Any, threads: int, shared: int) -> int:
+        """How many blocks of a kernel are on the device at once."""
+        each = driver().cuOccupancyMaxActiveBlocksPerMultiprocessor
+        return self.processors * check(each(function, threads, shared))
 
     def synchronize(self) -> None:
         """Wait until the stream is empty."""
@@ -232,23 +238,33 @@ class Code:
 
     def kernel(self, name: str, shared: int = 0) -> Any:
         """A kernel by name, ready to be launched with so many bytes of shared memory."""
-        cu = driver()
         if name not in self._functions:
-            found = check(cu.cuModuleGetFunction(self._module, name.encode()))
-            most = cu.CUfunction_attribute.CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES
-            if shared > _USUAL_SHARED:
-                check(cu.cuFuncSetAttribute(found, most, shared))
-            self._functions[name] = found
+            self._functions[name] = check(driver().cuModuleGetFunction(self._module, name.encode()))
+        if shared > _USUAL_SHARED:
+            most = driver().CUfunction_attribute.CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES
+            check(driver().cuFuncSetAttribute(self._functions[name], most, shared))
         return self._functions[name]
+
+    def static_shared(self, name: str) -> int:
+        """The bytes of shared memory that a kernel declares."""
+        attribute = driver().CUfunction_attribute.CU_FUNC_ATTRIBUTE_SHARED_SIZE_BYTES
+        return check(driver().cuFuncGetAttribute(attribute, self.kernel(name)))
 
 
 def launch(
-    function: Any, blocks: int, threads: int, arguments: Sequence[tuple[int, Any]], shared: int = 0
-) -> None:
-    """Put a launch on the stream; arguments with their ctypes types."""
+    function: Any, blocks: int, threads: int, arguments: Sequence[tuple[int, Any]],
+    shared: int = 0, *, together: bool = False,
+) -> None:  # fmt: skip
+    """Put a launch on the stream; arguments with their ctypes types.
+
+    together: all blocks are on the device at once, or the launch fails.
+    """
     values, types = zip(*arguments, strict=True)
-    grid = blocks, 1, 1, threads, 1, 1
-    check(driver().cuLaunchKernel(function, *grid, shared, device().stream, (values, types), 0))
+    given = function, blocks, 1, 1, threads, 1, 1, shared, device().stream, (values, types)
+    if together:
+        check(driver().cuLaunchCooperativeKernel(*given))
+    else:
+        check(driver().cuLaunchKernel(*given, 0))
 
 
 class Recorded:

@@ -23,7 +23,7 @@ from mmc.targets.cuda.call import Arenas, Call, Loaded
 from mmc.targets.cuda.compiler import compile_source
 from mmc.targets.cuda.driver import Code, Memory, device
 from mmc.targets.cuda.greedy import Greedy
-from mmc.targets.cuda.launches import Group, from_json
+from mmc.targets.cuda.launches import Entry, from_json
 from mmc.targets.tvm.geometry import Geometry
 from mmc.targets.tvm.plan import Plan, with_consumers
 from mmc.targets.weights_file import WeightsFile
@@ -37,9 +37,9 @@ class CudaExecutable:
 
     def __init__(
         self, code: Code, weights: WeightsFile, plans: Mapping[str, Plan],
-        launches: Mapping[str, Sequence[Group]],
+        entries: Mapping[str, Entry],
     ) -> None:  # fmt: skip
-        self.code, self.plans, self.launches = code, plans, launches
+        self.code, self.plans, self.entries = code, plans, entries
         memory = Memory(weights.bytes.size)
         memory.write(0, weights.bytes)
         device().synchronize()
@@ -57,8 +57,10 @@ class CudaExecutable:
         graphs = {e: parse((folder / graph_file(e)).read_text(), graph_file(e)) for e in entries}
         weights = WeightsFile.open(folder / "weights.safetensors")
         plans = {name: planned(graph, keep_all) for name, graph in graphs.items()}
-        launches = from_json((folder / "lib" / "launches.json").read_text())
-        return CudaExecutable(Code(image(folder / "lib")), weights, plans, launches)
+        made = from_json((folder / "lib" / "launches.json").read_text())
+        if keep_all:
+            made = {name: Entry(entry.groups) for name, entry in made.items()}
+        return CudaExecutable(Code(image(folder / "lib")), weights, plans, made)
 
     def on_stream(self, stream: int) -> AbstractContextManager[None]:
         """Run on another stream, by its CUDA handle, and in order with what ran before."""
@@ -117,7 +119,7 @@ class CudaExecutable:
         loop = self._idle.pop(key, None)
         if loop is None:
             geometry = self._geometry(entry, inputs)
-            loop = Greedy(geometry, self.launches[entry], self._loaded)
+            loop = Greedy(geometry, self.entries[entry], self._loaded)
         return self._generated(key, loop, inputs, count) if loop.call.swaps else None
 
     def _generated(
@@ -135,7 +137,7 @@ class CudaExecutable:
             if len(self._calls) >= MAX_CALLS:
                 self._calls.clear()
             geometry = self._geometry(entry, inputs)
-            self._calls[key] = Call(geometry, self.launches[entry], self._loaded)
+            self._calls[key] = Call(geometry, self.entries[entry], self._loaded)
         return self._calls[key]
 
     def _geometry(self, entry: str, inputs: Arrays) -> Geometry:

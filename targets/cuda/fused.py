@@ -73,7 +73,7 @@ def emit(body: Graph, consumers: Sequence[Consumer], name: str) -> FusedLaunch |
     tiles = sum(c.matrix.tiles for c in consumers)
     per_block = min(-(-tiles // BLOCKS), THREADS // TILE_ROWS)
     blocks = -(-tiles // per_block)
-    if _Work.of(consumers, per_block).shared_bytes > MOST_SHARED:
+    if Work.of(consumers, per_block).shared_bytes > MOST_SHARED:
         return None
     parameters = rows.parameters_of(body, outputs)
     for i in range(len(consumers)):
@@ -122,7 +122,7 @@ def _write(
         _Multiplication(c.matrix, given[f"w_{i}"], given[f"acc_{i}"], row)
         for i, c in enumerate(consumers)
     ]
-    todo = _Work.of(consumers, per_block)
+    todo = Work.of(consumers, per_block)
     first = T.Bind(within * per_block)
     tiles = [_Tile(matrices, first, turn, todo.split, thread) for turn in range(todo.rounds)]
     ahead = max(1, min(todo.rounds, _AHEAD_REGISTERS // (4 * tiles[0].steps)))
@@ -146,7 +146,7 @@ _WARPS = THREADS // _WARP
 
 
 @dataclass(frozen=True)
-class _Work:
+class Work:
     """What a block does: the outputs that it multiplies, and how its warps share its tiles.
 
     split: the warps of a tile.  rounds: how often all warps take tiles.  length: bytes of
@@ -159,12 +159,12 @@ class _Work:
     length: int
 
     @staticmethod
-    def of(consumers: Sequence[Consumer], tiles: int) -> _Work:
+    def of(consumers: Sequence[Consumer], tiles: int) -> Work:
         vectors = consumers[0].matrix.vectors
         split = _split(vectors, tiles)
         length = -(-vectors // (8 * split)) * split * 8 * 16
         outputs = tuple(dict.fromkeys(c.output for c in consumers))
-        return _Work(outputs, split, -(-tiles * split // _WARPS), length)
+        return Work(outputs, split, -(-tiles * split // _WARPS), length)
 
     @property
     def parts(self) -> int:

@@ -7,14 +7,14 @@ memory of the host.  The host only launches steps, `BLOCK` ahead of those whose 
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 
 import numpy as np
 
 from mmc.targets.base import Arrays
 from mmc.targets.cuda.call import Call, Loaded
 from mmc.targets.cuda.driver import INT32, POINTER, Event, HostMemory, Memory, launch
-from mmc.targets.cuda.launches import Group
+from mmc.targets.cuda.launches import Entry
 from mmc.targets.tvm.geometry import Geometry
 
 BLOCK = 16
@@ -55,10 +55,10 @@ class Choice:
 class Greedy:
     """A call of an entry that continues, with two memories for its outputs that take turns."""
 
-    def __init__(self, geometry: Geometry, groups: Sequence[Group], loaded: Loaded) -> None:
+    def __init__(self, geometry: Geometry, entry: Entry, loaded: Loaded) -> None:
         logits = geometry.shape(dict(geometry.plan.graph.outputs)["logits"])
         self._choice = Choice(logits[0], logits[-1])
-        self.call = Call(geometry, groups, loaded, self._choice)
+        self.call = Call(geometry, entry, loaded, self._choice)
         self._memories = self.call.new_memory(), self.call.new_memory()
 
     def __call__(self, inputs: Arrays, count: int) -> Iterator[np.ndarray]:

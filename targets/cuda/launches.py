@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any
 
 from mmc.ir.types import Dim, bind_dim, parse_dim
@@ -42,6 +42,28 @@ class Choice:
     launches: tuple[Launch, ...]
 
 
+Word = int | tuple[str, int]
+"""A number, or the pointer that an `Argument` names and bytes to add to it."""
+
+
+@dataclass(frozen=True)
+class Persistent:
+    """One launch for a whole graph on one row, phase after phase (`mmc.targets.cuda.phases`).
+
+    rows: the number of rows, to be 1.  shared_bytes: dynamic shared memory.  floats: the length of
+    the exchange.  phases: the words of each.
+    """
+
+    kernel: str
+    parameters: tuple[str, ...]
+    blocks: int
+    threads: int
+    shared_bytes: int
+    floats: int
+    rows: Dim
+    phases: tuple[tuple[Word, ...], ...]
+
+
 Group = Sequence[Choice]
 """Choices of which the first that is for as many rows runs."""
 
@@ -61,21 +83,55 @@ def number(dim: Dim, symbols: Mapping[str, int]) -> int:
     return bound
 
 
-def to_json(entries: Mapping[str, Sequence[Group]]) -> str:
-    """The groups of each entry."""
+@dataclass(frozen=True)
+class Entry:
+    """The groups of an entry, and the one launch in their place, where there is one."""
+
+    groups: Sequence[Group]
+    persistent: Persistent | None = None
+
+
+def to_json(entries: Mapping[str, Entry]) -> str:
+    """What is launched for each entry."""
     record = {
-        name: [[_choice_record(choice) for choice in group] for group in groups]
-        for name, groups in entries.items()
+        name: {
+            "groups": [[_choice_record(choice) for choice in group] for group in entry.groups],
+            "persistent": _persistent_record(entry.persistent),
+        }
+        for name, entry in entries.items()
     }
     return json.dumps(record)
 
 
-def from_json(text: str) -> dict[str, list[list[Choice]]]:
+def from_json(text: str) -> dict[str, Entry]:
     """What `to_json` wrote."""
     return {
-        name: [[_choice(record) for record in group] for group in groups]
-        for name, groups in json.loads(text).items()
+        name: Entry(
+            [[_choice(choice) for choice in group] for group in record["groups"]],
+            _persistent(record["persistent"]),
+        )
+        for name, record in json.loads(text).items()
     }
+
+
+def _persistent_record(one: Persistent | None) -> dict[str, Any] | None:
+    return None if one is None else {**asdict(one), "rows": str(one.rows)}
+
+
+def _persistent(record: Mapping[str, Any] | None) -> Persistent | None:
+    if record is None:
+        return None
+    phases = tuple(
+        tuple(word if isinstance(word, int) else (word[0], word[1]) for word in words)
+        for words in record["phases"]
+    )
+    numbers: dict[str, int] = {
+        name: record[name] for name in ("blocks", "threads", "shared_bytes", "floats")
+    }
+    return Persistent(
+        kernel=record["kernel"], parameters=tuple(record["parameters"]),
+        rows=parse_dim(record["rows"]), phases=phases, **numbers,
+    )  # fmt: skip
 
 
 def _choice_record(choice: Choice) -> dict[str, Any]:

@@ -9,9 +9,10 @@ from mmc.ir.graph import Graph
 from mmc.ir.op import Op
 from mmc.ir.ops.recurrence import Kernel
 from mmc.ir.types import Dim, numel, static_shape, symbol
-from mmc.targets.cuda import fused, products, rows
+from mmc.targets.cuda import fused, persistent, products, rows
 from mmc.targets.cuda.code import DeviceKernel, generate
-from mmc.targets.cuda.launches import Argument, Choice, Group, Launch
+from mmc.targets.cuda.launches import Argument, Choice, Entry, Group, Launch, Persistent
+from mmc.targets.cuda.planner import phases_of
 from mmc.targets.cuda.ternary import Matrix
 from mmc.targets.tvm.plan import Plan, lone_matmul, with_consumers
 from mmc.targets.tvm.rowwise import ROWS, flatten_rows
@@ -105,10 +106,25 @@ class Program:
         work = _substituted(fused.work(body), sizes)
         return Launch(kernel.name, kernel.threads, work, 1, made.blocks, tuple(given.values()))
 
+    def persistent(self, plan: Plan, entry: str) -> Persistent | None:
+        """One launch in place of all groups, where the graph allows it."""
+        phases = phases_of(plan)
+        if phases is None:
+            return None
+        kernel = persistent.emit(phases, f"{entry}_phases")
+        if kernel is None:
+            return None
+        self.kernels[kernel.name] = kernel
+        words = tuple(tuple(each) for each in phases.words())
+        return Persistent(
+            kernel.name, tuple(kernel.parameters), fused.BLOCKS, kernel.threads,
+            persistent.SHARED_BYTES, phases.floats, phases.rows, words,
+        )  # fmt: skip
+
 
 def source(
-    entries: Mapping[str, Sequence[Group]], program: Program, architecture: str
-) -> tuple[str, dict[str, list[Group]]]:
+    entries: Mapping[str, Entry], program: Program, architecture: str
+) -> tuple[str, dict[str, Entry]]:
     """The CUDA source, and the launches with their arguments in the order of its kernels."""
     made = generate([program.kernels[name] for name in sorted(program.kernels)], architecture)
 
@@ -117,13 +133,15 @@ def source(
         given = {**dict(zip(names, launch.arguments, strict=True)), "blocks": "blocks"}
         return replace(launch, arguments=tuple(given[n] for n in made.parameters[launch.kernel]))
 
-    return made.text, {
-        name: [
+    def entry(given: Entry) -> Entry:
+        groups = [
             [replace(c, launches=tuple(map(ordered, c.launches))) for c in group]
-            for group in groups
+            for group in given.groups
         ]
-        for name, groups in entries.items()
-    }
+        one = given.persistent
+        return Entry(groups, one and replace(one, parameters=made.parameters[one.kernel]))
+
+    return made.text, {name: entry(given) for name, given in entries.items()}
 
 
 def _flat(op: Kernel) -> tuple[Graph, dict[str, Dim]]:

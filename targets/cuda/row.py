@@ -9,7 +9,7 @@ shared memory.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -18,10 +18,12 @@ from tvm.script.ir_builder import tirx as T
 from mmc.errors import MmcError
 from mmc.ir.op import Op, Value, producer
 from mmc.ir.ops.linear import Linear
+from mmc.ir.ops.pointwise import Cast, Clamp, Round
 from mmc.ir.ops.shape import Concat, Pad, Slice
 from mmc.ir.types import DType, TensorType
 from mmc.targets.cuda.block import Block, agreed
-from mmc.targets.tvm import pointwise
+from mmc.targets.cuda.code import call
+from mmc.targets.tvm import elementary, pointwise
 from mmc.targets.tvm.elementary import hold
 from mmc.targets.tvm.expressions import Elements, Index, Kept, scratch_type
 from mmc.targets.tvm.fold import Fold, serial
@@ -77,29 +79,81 @@ def whole_maximum(e: Elements, nest: Nest, group: Block) -> Place:
     return Place(total, nest.total.type, e.symbols)
 
 
+def is_read_elsewhere(plan: Plan, value: Value) -> bool:
+    """Whether some operation reads the value at another column than its own."""
+    for v in plan.levels:
+        op = producer(v)
+        moves = v not in plan.stored and isinstance(op, Slice | Concat | Pad | Linear)
+        if moves and value in set(cone(op.operands, plan.stored)):
+            return True
+    return False
+
+
+def element(e: Elements, value: Value, index: Index) -> Any:
+    """An element; that of a quantiser as int32.
+
+    It is clamped first and then rounded, which is the same for bounds that are integers: so
+    rounding and the conversion are one instruction.
+    """
+    match producer(value):
+        case Cast(dtype=DType.I8, x=Clamp(x=Round(mode="half_away") as whole) as clamp):
+            if float(clamp.low or 0).is_integer() and float(clamp.high or 0).is_integer():
+                x = elementary.clamp(e.operand(whole.x, index), clamp.low, clamp.high)
+                return hold(call("mmc_round_half_away", "int32", x))
+    return e.operand(value, index)
+
+
 class Row:
-    """The stages of a row; `stores` says where each output goes."""
+    """The stages of a row; `stores` says where each output goes.
+
+    late: stored values that other blocks may be making still, in registers that `look` fills with
+    what is there, and `settle` with the rest.
+    """
 
     def __init__(
-        self, elements: Elements, plan: Plan, stores: Sequence[tuple[Value, Any]], group: Block
-    ) -> None:
+        self, elements: Elements, plan: Plan, stores: Sequence[tuple[Value, Any]], group: Block,
+        late: Mapping[Value, Any] | None = None,
+    ) -> None:  # fmt: skip
         self.elements, self.plan, self.stores, self.group = elements, plan, stores, group
+        self.late = late or {}
         self._depths: dict[Value, int] = {}
 
-    def write(self, lead: tuple[Any, ...]) -> None:
-        """The row at these leading axes."""
+    def write(self, lead: tuple[Any, ...], scalars: Sequence[Value] = ()) -> list[Any]:
+        """The row at these leading axes; returns numbers of it."""
         e, plan = self.elements, self.plan
         e.kept = {v: Kept(self._kept(v), stage) for v, stage in plan.kept.items()}
         e.stage = 0
         for value, place in [(v, self._in_registers(v, lead)) for v in self._preloaded()]:
             e.places[value] = place
+        self._await()
         places = dict(self.stores)
         e.kept |= {value: Kept(places[value], stage) for value, stage in plan.read_back.items()}
         with e.scope():
             for stage in range(plan.stages):
                 if stage and any(not isinstance(k.place, Registers) for k in e.kept.values()):
-                    T.evaluate(T.cuda.cta_sync())
+                    self.group.sync()
+                for place in self._first_read(stage) if stage else ():
+                    place.settle()
                 self._stage(stage, lead)
+            return [e.operand(value, Index((*lead, 0), 1, True)) for value in scalars]
+
+    def _await(self) -> None:
+        """Wait for what the first stage reads; what others read is asked for meanwhile."""
+        later = [x for stage in range(1, self.plan.stages) for x in self._first_read(stage)]
+        for place in self._first_read(0):
+            place.look()
+        for place in self._first_read(0):
+            place.settle()
+        for place in later:
+            place.look()
+
+    def _first_read(self, stage: int) -> list[Any]:
+        """The late values that no earlier stage reads."""
+        read = [
+            {v for v in cone(self.plan.values_of(i), self.plan.stored) if v in self.late}
+            for i in range(stage + 1)
+        ]
+        return [self.late[v] for v in self.late if v in read[stage].difference(*read[:stage])]
 
     def _preloaded(self) -> list[Value]:
         """What is cheap and comes from memory alone, but is read where time passes: loaded first.
@@ -111,7 +165,7 @@ class Row:
         for op in (producer(v) for v in plan.levels if v not in plan.stored):
             for operand in op.operands:
                 readers.setdefault(operand, []).append(op)
-        heavy: set[Value] = set()
+        heavy: set[Value] = set(self.late)
         for value in sorted(plan.levels, key=self._depth):
             op = producer(value)
             if value not in plan.stored and (
@@ -145,7 +199,7 @@ class Row:
 
     def _kept(self, value: Value) -> Any:
         (columns,) = value.type.shape[-1:]
-        if self._is_read_elsewhere(value):
+        if is_read_elsewhere(self.plan, value):
             if not isinstance(columns, int) or columns * 4 > MOST_SHARED:
                 raise MmcError(
                     f"a row of {columns} columns is too wide to be read out of order on a GPU",
@@ -156,16 +210,6 @@ class Row:
         steps = self.group.steps(columns)
         buffer = T.alloc_buffer((steps,), COMPUTED[value.type.dtype], scope="local")
         return Registers(buffer, scratch_type(value))
-
-    def _is_read_elsewhere(self, value: Value) -> bool:
-        """Whether some operation reads the value at another column than its own."""
-        plan = self.plan
-        for v in plan.levels:
-            op = producer(v)
-            moves = v not in plan.stored and isinstance(op, Slice | Concat | Pad | Linear)
-            if moves and value in set(cone(op.operands, plan.stored)):
-                return True
-        return False
 
     def _stage(self, stage: int, lead: tuple[Any, ...]) -> None:
         e, plan = self.elements, self.plan
@@ -193,7 +237,8 @@ class Row:
             column = group.column(step)
             with group.inside(column, size), e.scope():
                 axes = (*lead, column)
-                made = {value: e.operand(value, Index(axes, 1, True)) for value in values}
+                index = Index(axes, 1, True)
+                made = {value: element(e, value, index) for value in values}
                 for value, place in stores:
                     place.store(axes_of(value, axes), made[value])
                 for value, place in keeps:

@@ -45,7 +45,7 @@ from mmc.targets.tvm.stages import Plan
 
 ELEMENT_THREADS = 256
 SCAN_THREADS = 64
-ROW_THREADS = 512
+ROW_THREADS = 256
 """The same for every row, here and where a row is fused with matrices: sums have one order."""
 
 

@@ -25,10 +25,6 @@ constexpr int kTileBytes = 512;  // of a tile of weights in a stage
 
 extern __shared__ __align__(1024) unsigned char shared_memory[];
 
-__device__ __forceinline__ unsigned shared_address(const void* pointer) {
-  return static_cast<unsigned>(__cvta_generic_to_shared(pointer));
-}
-
 // Copies 16 bytes to shared memory in the background, or zeros where there are none.
 __device__ __forceinline__ void copy16(unsigned to, const void* from, bool exists) {
   asm volatile("cp.async.cg.shared.global [%0], [%1], 16, %2;"

@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 
 import mmc
+from mmc.artifact import open_artifact
 from mmc.errors import MmcError
 from mmc.ir.graph import Graph
 from mmc.ir.text import parse
@@ -193,6 +194,46 @@ def test_a_call_can_be_repeated_and_leaves_alone_what_it_gave() -> None:
     assert all(np.array_equal(np.asarray(state.arrays[n]), old) for n, old in before.items())
 
 
+# One launch for a token --------------------------------------------------------------------------
+
+
+def without_phases(folder: Path) -> mmc.Model:
+    """The example, whose tokens take launches."""
+    copied = shutil.copytree(prepared("example"), folder)
+    made = copied / "lib" / "launches.json"
+    record = json.loads(made.read_text())
+    assert record["token"]["persistent"] is not None
+    for entry in record.values():
+        entry["persistent"] = None
+    made.write_text(json.dumps(record))
+    artifact = open_artifact(prepared("example"))
+    entries, built = artifact.manifest["entries"], artifact.manifest["built"]
+    return mmc.Model(artifact, load_target("cuda").load(copied, entries, built))
+
+
+def test_one_launch_gives_what_many_give(tmp_path: Path) -> None:
+    """Token by token, for as long as its two areas of exchanged floats are used in turn."""
+    others = without_phases(tmp_path / "launches")
+    _, state = model().prefill(prompt())
+    _, wanted_state = others.prefill(prompt())
+    for token in token_ids(model().vocab_size, 1, 40)[0]:
+        ids = np.array([token])
+        logits, state = model().decode(ids, state)
+        wanted, wanted_state = others.decode(ids, wanted_state)
+        assert np.array_equal(logits, wanted)
+        assert same(state, wanted_state)
+
+
+def test_what_is_not_a_number_is_no_missing_float() -> None:
+    """Such bits mark a float that is missing: nobody may wait for one that a caller gave."""
+    state = model().empty_state(1)
+    marks = {n: np.full(x.shape, -1, np.int32).view(np.float32) for n, x in state.arrays.items()}
+    _, after = model().decode(np.array([1]), State(marks))
+    assert all(np.isnan(np.asarray(x)).all() for x in after.arrays.values())
+    wanted, _ = model().decode(np.array([1]), state)
+    assert np.isfinite(wanted).all()
+
+
 # Ternary products --------------------------------------------------------------------------------
 
 KINDS = ("few", "some", "several", "many", "most")
@@ -202,7 +243,8 @@ Groups = dict[str, list[list[dict[str, Any]]]]
 
 
 def groups(folder: Path) -> Groups:
-    return json.loads((folder / "lib" / "launches.json").read_text())
+    record = json.loads((folder / "lib" / "launches.json").read_text())
+    return {name: entry["groups"] for name, entry in record.items()}
 
 
 def kind_of(choice: dict[str, Any]) -> str:
@@ -221,7 +263,8 @@ def products_by(kind: str) -> tuple[Executable, int]:
         for name, made in groups(folder).items()
     }
     most = {c["most_rows"] for made in chosen.values() for group in made for c in group}
-    (folder / "lib" / "launches.json").write_text(json.dumps(chosen))
+    record = {name: {"groups": made, "persistent": None} for name, made in chosen.items()}
+    (folder / "lib" / "launches.json").write_text(json.dumps(record))
     return loaded(folder), min(m or max(ROWS) for m in most)
 
 

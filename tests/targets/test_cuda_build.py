@@ -26,7 +26,7 @@ from mmc.targets.cuda import architecture, compiler, driver
 from mmc.targets.cuda.build import generate
 from mmc.targets.cuda.call import Piece
 from mmc.targets.cuda.compiler import compile_source, known_architectures
-from mmc.targets.cuda.launches import Choice, Launch, choose, from_json, to_json
+from mmc.targets.cuda.launches import Choice, Entry, Launch, Persistent, choose, from_json, to_json
 from mmc.targets.registry import load_target
 from mmc.targets.tvm.plan import Plan
 from tests.end_to_end.compiled import EXAMPLE, workspace
@@ -39,6 +39,10 @@ from tests.targets.row_cases import CASES
 CODE = {"sm_80.cubin", "sm_90a.cubin"}
 ALWAYS = {"kernels.cu", "launches.json"}
 NO_GPU = {**os.environ, "CUDA_VISIBLE_DEVICES": ""}
+PHASE_PARAMETERS = {
+    "int64_t*": "table", "float*": "exchange", "uint64_t*": "finished", "int64_t": "phases",
+    "int": "blocks",
+}  # fmt: skip
 SMALL = 'extern "C" __global__ void f(int* x) { x[0] = 1; }'
 
 
@@ -101,8 +105,10 @@ def parameters(source: str) -> dict[str, tuple[int, list[str]]]:
 def test_launches_are_of_kernels_that_the_code_holds(example: Path) -> None:
     known = parameters((example / "kernels.cu").read_text())
     entries = from_json((example / "launches.json").read_text())
-    launches = [x for g in entries.values() for group in g for c in group for x in c.launches]
-    assert {x.kernel for x in launches} == set(known)
+    made = entries.values()
+    launches = [x for entry in made for group in entry.groups for c in group for x in c.launches]
+    phases = {entry.persistent.kernel for entry in made if entry.persistent}
+    assert {x.kernel for x in launches} | phases == set(known)
     for launch in launches:
         threads, given = known[launch.kernel]
         assert launch.threads == threads
@@ -146,10 +152,23 @@ def test_launches_are_chosen_for_every_size(example: Path) -> None:
     entries = from_json(text)
     assert set(entries) == set(json.loads((example.parent / MANIFEST).read_text())["entries"])
     assert to_json(entries) == text
-    for groups, batch, tokens in product(entries.values(), (1, 2, 8, 65), (1, 5, 300)):
+    for entry, batch, tokens in product(entries.values(), (1, 2, 8, 65), (1, 5, 300)):
         sizes = {"B": batch, "T": tokens}
-        for group in groups:
+        for group in entry.groups:
             assert all(launch.blocks(sizes) > 0 for launch in choose(group, sizes))
+
+
+def test_a_token_is_one_launch(example: Path) -> None:
+    known = parameters((example / "kernels.cu").read_text())
+    entries = from_json((example / "launches.json").read_text())
+    assert {name for name, entry in entries.items() if entry.persistent} == {"token"}
+    one = entries["token"].persistent
+    assert one is not None
+    threads, given = known[one.kernel]
+    assert one.threads == threads
+    assert list(one.parameters) == [PHASE_PARAMETERS[parameter.split()[0]] for parameter in given]
+    matmuls = [x for group in entries["token"].groups for x in group[0].launches]
+    assert len(one.phases) == len(matmuls) - 1  # the last only dequantises
 
 
 def test_the_same_module_gives_the_same_bytes(small: Path, tmp_path: Path) -> None:
@@ -278,9 +297,10 @@ def test_blocks_are_counted() -> None:
 
 
 def test_launches_can_be_written_and_read() -> None:
-    entries = {
-        "forward": [[Choice(2, ROWS, (launch("a"),)), Choice(None, ROWS, (launch("b", 4),))]]
-    }
+    words = (1, 2, ("3.in_1", 64)), (4, 5, ("6.out_0", 0))
+    one = Persistent("token_phases", ("table", "blocks"), 132, 288, 1 << 16, 640, ROWS, words)
+    groups = [[Choice(2, ROWS, (launch("a"),)), Choice(None, ROWS, (launch("b", 4),))]]
+    entries = {"forward": Entry(groups), "token": Entry(groups, one)}
     assert from_json(to_json(entries)) == entries
 
 

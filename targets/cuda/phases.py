@@ -1,0 +1,192 @@
+"""A graph of kernels on one row as phases of a single launch.
+
+A phase is the program of a row, the matrices that the row is multiplied with, and of the next row's
+program what their sums are enough for (`epilogue`).  Every block does the row's program, which is
+short then, and some tiles of the matrices.  What one block makes and others read goes through an
+exchange of floats, each of which says itself whether it is there (`persistent.cuh`).
+
+A phase is told by a list of words: numbers, and addresses, which are filled in when it is loaded.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from mmc.ir.graph import Graph
+from mmc.ir.op import Value
+from mmc.ir.ops.source import Input
+from mmc.ir.packing import TILE_ROWS
+from mmc.ir.types import Dim, DType, TensorType
+from mmc.targets.cuda.epilogue import Epilogue
+from mmc.targets.cuda.fused import BLOCKS, Consumer, Work
+from mmc.targets.cuda.launches import Word
+from mmc.targets.cuda.row import is_read_elsewhere
+from mmc.targets.tvm.primitives import primitive_outputs
+from mmc.targets.tvm.stages import Plan as RowPlan
+
+SLOTS, WORDS, PARTS, GAINS = 8, 48, 4, 4
+"""Phases that are supplied ahead, words of a phase, parts of its matrices, and gains."""
+
+HEAD = 9 + PARTS + GAINS
+"""Words before the arguments."""
+
+RING_BYTES = 208 << 10
+"""Shared memory for the weights of this phase and the next ones."""
+
+_VECTOR_BYTES, _LINE = 64, 128
+
+
+@dataclass(frozen=True)
+class Source:
+    """Where an input of a row's program comes from.
+
+    "memory"; "exchange": another block; "sum": matrix `number` of the phase before; "scalar":
+    output `number` of the row before, which every block has computed.
+    """
+
+    kind: str
+    number: int = 0
+
+
+@dataclass(frozen=True)
+class Kind:
+    """What phases that differ in addresses alone have in common.
+
+    row, sources: the program and its inputs.  cut: values of it that epilogues have made.
+    stored: its outputs that go to memory.  published: its outputs that other phases read.
+    after, after_sources, epilogue: the next row's program.  kept: positions in `epilogue.cut` that
+    go to memory as well.  arguments: names of the words.
+    """
+
+    row: Graph
+    sources: tuple[Source, ...]
+    cut: tuple[Value, ...]
+    consumers: tuple[Consumer, ...]
+    stored: tuple[int, ...]
+    published: tuple[int, ...]
+    after: Graph
+    after_sources: tuple[Source, ...]
+    epilogue: Epilogue
+    kept: tuple[int, ...]
+    arguments: tuple[str, ...]
+
+    @property
+    def parts(self) -> tuple[int, ...]:
+        """The matrix of each part of the epilogue."""
+        positions: dict[Value, int] = {op: i for i, op in enumerate(self.after.inputs)}
+        return tuple(
+            self.after_sources[positions[part.sums]].number for part in self.epilogue.parts
+        )
+
+    @property
+    def tiles(self) -> int:
+        """Tiles of columns, each with a tile of every part."""
+        return self.epilogue.columns // TILE_ROWS
+
+    @property
+    def per_block(self) -> int:
+        return -(-self.tiles // BLOCKS)
+
+    @property
+    def work(self) -> Work:
+        """How the warps of a block share its tiles."""
+        return Work.of(self.consumers, len(self.parts) * self.per_block)
+
+    @property
+    def shared(self) -> tuple[int, int]:
+        """Bytes of activations, and sums that warps leave behind."""
+        return len(self.work.outputs) * self.work.length, self.work.parts
+
+    @property
+    def tile_bytes(self) -> int:
+        return self.consumers[0].matrix.vectors * _VECTOR_BYTES
+
+    @property
+    def gains(self) -> tuple[int, ...]:
+        """Inputs of the row that are supplied like weights: vectors as long as the row."""
+        return tuple(
+            i for i, (op, source) in enumerate(zip(self.row.inputs, self.sources, strict=True))
+            if f"in_{i}" in self.arguments and source.kind == "memory" and self._is_gain(op)
+        )[:GAINS]  # fmt: skip
+
+    def _is_gain(self, op: Input) -> bool:
+        return op.type == TensorType(DType.F32, (self.columns,)) and self.columns % 4 == 0
+
+    @property
+    def columns(self) -> int:
+        """Columns of the row."""
+        return self.consumers[0].matrix.k
+
+    @property
+    def gain_start(self) -> int:
+        """Where the gains lie behind the weights of a phase, in bytes."""
+        return len(self.parts) * self.per_block * self.tile_bytes
+
+    @property
+    def ring_bytes(self) -> int:
+        size = self.gain_start + len(self.gains) * 4 * self.columns
+        return -(-size // _LINE) * _LINE
+
+
+def row_plan(kind: Kind) -> RowPlan:
+    """What a row's program computes: activations, and outputs that no epilogue has made."""
+    values = primitive_outputs(kind.row)
+    wanted = {c.output for c in kind.consumers} | {*kind.stored, *kind.published}
+    outputs = [values[i] for i in sorted(wanted)]
+    return RowPlan({*kind.row.inputs, *kind.cut}, outputs, cheap=0, rereads=False)
+
+
+def is_columnwise(kind: Kind, plan: RowPlan) -> bool:
+    """Whether every thread reads its own columns alone of what is in registers."""
+    pairs = zip(kind.row.inputs, kind.sources, strict=True)
+    late = [value for value, source in pairs if source.kind == "exchange"]
+    return not any(is_read_elsewhere(plan, v) for v in (*plan.kept, *kind.cut, *late))
+
+
+@dataclass(frozen=True)
+class Phases:
+    """Kinds, and of each phase the number of its kind and its arguments by name.
+
+    floats: what the exchange holds.
+    """
+
+    rows: Dim
+    kinds: tuple[Kind, ...]
+    phases: tuple[tuple[int, Mapping[str, Word]], ...]
+    floats: int
+
+    def words(self) -> list[list[Word]]:
+        """The words of every phase: those that `Word` in persistent.cuh names, then arguments."""
+        kinds = [self.kinds[number] for number, _ in self.phases]
+        found: list[list[Word]] = []
+        for (number, given), (start, after) in zip(self.phases, ring(kinds), strict=True):
+            kind = self.kinds[number]
+            weights = [given.get(f"w_{i}", 0) for i in range(PARTS)]
+            gains = [given[f"in_{i}"] for i in kind.gains]
+            words = [
+                number, start, after, len(kind.parts), kind.tile_bytes, kind.per_block, kind.tiles,
+                len(gains), 4 * kind.columns, *weights, *gains, *[0] * (GAINS - len(gains)),
+                *(given[name] for name in kind.arguments),
+            ]  # fmt: skip
+            found.append([*words, *[0] * (WORDS - len(words))])
+        return found
+
+
+def ring(kinds: Sequence[Kind]) -> list[tuple[int, int]]:
+    """Where what each phase is supplied with lies in the ring, and after which phase there is room.
+
+    Bytes that lie one behind the other, from the start again where the ring ends.
+    """
+    placed: list[tuple[int, int]] = []
+    found: list[tuple[int, int]] = []
+    start, after = 0, -1
+    for number, size in enumerate(kind.ring_bytes for kind in kinds):
+        if start + size > RING_BYTES:
+            start = 0
+        before = [i for i, (a, b) in enumerate(placed) if a < start + size and start < b]
+        after = max([after, number - SLOTS, *before])
+        placed.append((start, start + size))
+        found.append((start, after))
+        start += size
+    return found
