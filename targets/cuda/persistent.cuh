@@ -8,7 +8,7 @@ namespace mmc {
 // which weights it needs.  A warp of its own asks for them, and for the words, phases ahead.
 constexpr int kSlots = 8, kWords = 48, kWarps = 8;
 namespace word {
-enum Place {
+enum Word {
   kKind, kRing, kAfter, kParts, kTileBytes, kPerBlock, kTiles, kVectors, kVectorBytes,
   kWeights, kGains = kWeights + 4
 };
