@@ -56,8 +56,9 @@ def check(answer: tuple[Any, ...]) -> Any:
     status, *values = answer
     if status != driver().CUresult.CUDA_SUCCESS:
         name = getattr(status, "name", str(status)).removeprefix("CUDA_ERROR_").lower()
-        hint = "use a GPU with more memory" if "memory" in name else "see `nvidia-smi`"
-        raise MmcError(f"the GPU's driver says {name.replace('_', ' ')}", "cuda", hint)
+        raise MmcError(
+            f"the GPU's driver says {name.replace('_', ' ')}", "cuda", "see `nvidia-smi`"
+        )
     return values[0] if len(values) == 1 else tuple(values)
 
 
@@ -175,9 +176,8 @@ class Memory:
     """Bytes on the device."""
 
     def __init__(self, size: int) -> None:
-        cu = driver()
         self.size = size
-        self.address = int(check(cu.cuMemAllocAsync(max(size, _ALIGNMENT), device().stream)))
+        self.address = _allocated(max(size, _ALIGNMENT))
         device().allocated += size
         device().most_allocated = max(device().most_allocated, device().allocated)
         weakref.finalize(self, _free, self.address, size)
@@ -204,6 +204,19 @@ class Memory:
     def copy(self, offset: int, source: int, size: int) -> None:
         """Copy from an address of the device."""
         check(driver().cuMemcpyDtoDAsync(self.address + offset, source, size, device().stream))
+
+
+def _allocated(size: int) -> int:
+    """The address of so many bytes; MmcError where the device has not as many."""
+    status, address = driver().cuMemAllocAsync(size, device().stream)
+    if status == driver().CUresult.CUDA_ERROR_OUT_OF_MEMORY:
+        raise MmcError(
+            f"needs {size / 2**20:.0f} MiB of the GPU's memory, of which "
+            f"{device().free_bytes() / 2**20:.0f} MiB are free",
+            device().name,
+            "take fewer sequences or a shorter prompt at a time, or a GPU with more memory",
+        )
+    return int(check((status, address)))
 
 
 def _free(address: int, size: int) -> None:

@@ -297,6 +297,30 @@ def test_sums_are_exact(kind: str, name: str) -> None:
             np.testing.assert_array_equal(found, wanted, err_msg=f"{rows} rows")
 
 
+# Too little memory -------------------------------------------------------------------------------
+
+
+def test_says_how_much_memory_there_is_too_little_and_goes_on() -> None:
+    """Something else holds all of it; when that is gone, everything works as before."""
+    from mmc.targets.cuda.driver import Memory, device
+
+    held: list[Memory] = []
+    size = device().free_bytes()
+    while size >= 1 << 20:
+        try:
+            held.append(Memory(size))
+        except MmcError:
+            size //= 2
+    wanted = r"needs \d+ MiB of the GPU's memory, of which \d+ MiB are free.*fewer sequences"
+    with pytest.raises(MmcError, match=wanted):
+        mmc.load(prepared("example"))
+    held.clear()
+    device().synchronize()
+    again = mmc.load(prepared("example"))
+    assert isinstance(again, mmc.Model)
+    np.testing.assert_array_equal(again.generate(prompt(), 8), model().generate(prompt(), 8))
+
+
 # Row kernels -------------------------------------------------------------------------------------
 
 
