@@ -18,6 +18,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         action="store_true",
         help="write what the passes give into the golden files instead of comparing",
     )
+    parser.addoption("--long", action="store_true", help="run what takes minutes, too")
 
 
 @pytest.fixture
@@ -35,6 +36,8 @@ def gpu_problem() -> str | None:
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_runtest_setup(item: pytest.Item) -> None:
-    """Skip what needs a GPU before any of its fixtures is made."""
+    """Skip what needs minutes or a GPU before any of its fixtures is made."""
+    if item.get_closest_marker("long") and not item.config.getoption("--long"):
+        pytest.skip("takes minutes: run it with --long")
     if item.get_closest_marker("gpu") and (why := gpu_problem()):
         pytest.skip(f"needs a GPU: {why}")
