@@ -85,14 +85,22 @@ def _export(
 def _lowered(program: ExportedProgram) -> ExportedProgram:
     """Free of in-place operations, and of unknown ones that torch can spell out."""
     if any(_writes(node.target) for node in operations(program.graph_module)):
-        program = program.run_decompositions({})
+        program = _decomposed(program, {})
     if unknown := unknown_operations(program.graph_module):
         # First torch's list for composite operations, then what it would do to core ones.
         known = torch.export.default_decompositions()
         table = {op: known[op] for op in unknown if op in known}
         table = {**get_decompositions([op for op in unknown if op not in table]), **table}
-        program = program.run_decompositions(table) if table else program
+        program = _decomposed(program, table) if table else program
     return program
+
+
+def _decomposed(program: ExportedProgram, table: dict[Any, Any]) -> ExportedProgram:
+    try:
+        return program.run_decompositions(table)
+    except Exception as error:  # what torch believes cannot happen, too
+        first = str(error).strip().partition("\n")[0] or type(error).__name__
+        raise MmcError(f"torch cannot spell out its operations: {first}") from error
 
 
 def _writes(target: Any) -> bool:
