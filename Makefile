@@ -4,6 +4,8 @@ BIN := $(VENV)/bin
 # Extra options for pip and pytest, e.g. make check PYTEST_ARGS="-m 'not slow'"
 PIP_ARGS ?=
 PYTEST_ARGS ?=
+# Processes that share the tests file by file; each uses one thread.
+JOBS ?= 2
 
 EXAMPLE := examples/mmfree-9m
 DEMO := build/mmfree-9m
@@ -23,7 +25,7 @@ check: $(VENV)/installed ## lint, format, types and tests
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/pyright --pythonpath $(BIN)/python
-	$(BIN)/pytest $(PYTEST_ARGS)
+	$(BIN)/pytest -n $(JOBS) --dist loadfile $(PYTEST_ARGS)
 
 size: ## lines of Python code per layer, without blank lines, comments and docstrings
 	@$(PYTHON) tests/architecture/size.py
