@@ -7,24 +7,25 @@ from __future__ import annotations
 import math
 from typing import Any
 
-from mmc.frontends.aten_call import (
-    Call,
+from mmc.frontends.aten_call import Call, Translate
+from mmc.frontends.operands import (
     Operand,
-    Translate,
     Unsupported,
     cast,
+    cut,
     operand,
+    permuted,
+    product,
     reshape,
 )
-from mmc.frontends.aten_shape import cut, permuted
 from mmc.ir.op import Value
 from mmc.ir.ops import pointwise as p
 from mmc.ir.ops.linear import Linear, Matmul
 from mmc.ir.ops.norm import LayerNorm, RmsNorm
 from mmc.ir.ops.recurrence import CausalConv, ConvWindow
 from mmc.ir.ops.reduce import Softmax
-from mmc.ir.ops.shape import Expand, Pad, Permute, TakePosition
-from mmc.ir.ops.source import Iota, Weight
+from mmc.ir.ops.shape import Expand, Pad, TakePosition
+from mmc.ir.ops.source import Iota
 from mmc.ir.types import DType
 
 SMALLEST = {DType.F32: 2.0**-23, DType.F16: 2.0**-10, DType.BF16: 2.0**-7}
@@ -33,16 +34,6 @@ SMALLEST = {DType.F32: 2.0**-23, DType.F16: 2.0**-10, DType.BF16: 2.0**-7}
 
 def _linear(call: Call, x: Value, w: Value, bias: Value | None = None) -> Value:
     return Linear(x, w, bias)
-
-
-def product(x: Value, y: Value) -> Value:
-    """Multiply two matrices or stacks of them; a layer's own matrix makes it `linear`."""
-    if y.type.rank == 2 and isinstance(y, Permute):
-        return Linear(x, y.x)
-    stored = y.x if isinstance(y, p.Cast) else y
-    if y.type.rank == 2 and isinstance(stored, Weight):
-        return Linear(x, Permute(y, (1, 0)))
-    return Matmul(x, y)
 
 
 def _matmul(call: Call, x: Value, y: Value) -> Value:

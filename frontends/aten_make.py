@@ -8,7 +8,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from mmc.frontends.aten_call import Call, Operand, Translate, cast, number, operand, reshape
+from mmc.frontends.aten_call import Call, Translate
+from mmc.frontends.operands import Operand, cast, number, operand, reshape
 from mmc.ir.op import Value
 from mmc.ir.ops import pointwise as p
 from mmc.ir.ops.shape import Expand

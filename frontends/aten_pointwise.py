@@ -8,15 +8,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from mmc.frontends.aten_call import (
-    Call,
-    Operand,
-    Translate,
-    Unsupported,
-    cast,
-    common_dtype,
-    operand,
-)
+from mmc.frontends.aten_call import Call, Translate, common_dtype
+from mmc.frontends.operands import Operand, Unsupported, cast, operand
 from mmc.ir.op import Op, Value
 from mmc.ir.ops import pointwise as p
 from mmc.ir.ops.source import Constant, Weight

@@ -5,31 +5,15 @@
 # pyright: reportUnknownMemberType=false, reportUnknownVariableType=false
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any
 
-from mmc.frontends.aten_call import Call, Translate, Unsupported, axis_of, operand, reshape
+from mmc.frontends.aten_call import Call, Translate
+from mmc.frontends.operands import Axes, ReduceAxis, Unsupported, axis_of, lowest, operand, over
 from mmc.ir.op import Value
 from mmc.ir.ops import pointwise as p
 from mmc.ir.ops import reduce as r
 from mmc.ir.types import numel
-
-Axes = Sequence[int] | int | None
-ReduceAxis = Callable[[Value, int, bool], Value]
-
-
-def _over(op: ReduceAxis, x: Value, axes: Axes, keepdims: bool) -> Value:
-    """One axis at a time; all axes at once are one flat row."""
-    if isinstance(axes, int):
-        axes = (axes,)
-    if not axes or len({axis_of(x, a) for a in axes}) == x.type.rank > 1:
-        flat = op(reshape(x, (numel(x.type.shape),)), 0, False)
-        return reshape(flat, (1,) * x.type.rank) if keepdims else flat
-    if x.type.rank == 0:
-        return x
-    for axis in sorted((axis_of(x, a) for a in axes), reverse=True):
-        x = op(x, axis, keepdims)
-    return x
 
 
 def _reduce(op: ReduceAxis) -> Translate:
@@ -38,18 +22,14 @@ def _reduce(op: ReduceAxis) -> Translate:
     def translate(
         call: Call, x: Value, axes: Axes = None, keepdims: bool = False, *_: Any
     ) -> Value:
-        return _over(op, call.operand(x), axes, keepdims)
+        return over(op, call.operand(x), axes, keepdims)
 
     return translate
 
 
-def _lowest(x: Value, axis: int, keepdims: bool) -> Value:
-    return p.Neg(r.Max(p.Neg(x), axis, keepdims))
-
-
 def _whole(op: ReduceAxis) -> Translate:
     """Over all elements: the second argument, where there is one, is an element type."""
-    return lambda call, x, *_: _over(op, call.operand(x), None, False)
+    return lambda call, x, *_: over(op, call.operand(x), None, False)
 
 
 def _with_index(op: ReduceAxis, index: ReduceAxis | None) -> Translate:
@@ -67,7 +47,7 @@ def _index_of_lowest(x: Value, axis: int, keepdims: bool) -> Value:
 
 
 def _argmax(call: Call, x: Value, axis: int | None = None, keepdims: bool = False) -> Value:
-    return _over(r.ArgMax, x, axis, keepdims)
+    return over(r.ArgMax, x, axis, keepdims)
 
 
 def _along(op: Callable[[Value, int], Value]) -> Translate:
@@ -88,11 +68,11 @@ def _vector_norm(
 ) -> Value:
     x = call.operand(x)
     if order == 2:
-        return p.Sqrt(_over(r.Sum, p.Square(x), axes, keepdims))
+        return p.Sqrt(over(r.Sum, p.Square(x), axes, keepdims))
     if order == 1:
-        return _over(r.Sum, p.Abs(x), axes, keepdims)
+        return over(r.Sum, p.Abs(x), axes, keepdims)
     if order == float("inf"):
-        return _over(r.Max, p.Abs(x), axes, keepdims)
+        return over(r.Max, p.Abs(x), axes, keepdims)
     raise Unsupported(f"a norm of order {order}")
 
 
@@ -101,8 +81,8 @@ def _variance(
 ) -> Value:
     """The mean squared distance from the mean, over n - correction elements."""
     axes = axes or list(range(x.type.rank))
-    centred = p.Sub(x, _over(r.Mean, x, axes, True))
-    spread = _over(r.Mean, p.Square(centred), axes, keepdims)
+    centred = p.Sub(x, over(r.Mean, x, axes, True))
+    spread = over(r.Mean, p.Square(centred), axes, keepdims)
     less = 1 if correction is None else correction
     count = numel(tuple(x.type.shape[a] for a in ([axes] if isinstance(axes, int) else axes)))
     if less == 0:
@@ -118,11 +98,11 @@ TABLE: dict[str, Translate] = {
     "aten.mean": _reduce(r.Mean),
     "aten.mean.default": _whole(r.Mean),
     "aten.amax": _reduce(r.Max),
-    "aten.amin": _reduce(_lowest),
+    "aten.amin": _reduce(lowest),
     "aten.max.default": _whole(r.Max),
-    "aten.min.default": _whole(_lowest),
+    "aten.min.default": _whole(lowest),
     "aten.max.dim": _with_index(r.Max, r.ArgMax),
-    "aten.min.dim": _with_index(_lowest, _index_of_lowest),
+    "aten.min.dim": _with_index(lowest, _index_of_lowest),
     "aten.max.other": lambda call, x, y: p.Maximum(call.operand(x), call.operand(y)),
     "aten.min.other": lambda call, x, y: p.Minimum(call.operand(x), call.operand(y)),
     "aten.median.default": _whole(r.Median),

@@ -7,13 +7,15 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from mmc.frontends.aten_call import (
-    Call,
-    Results,
-    Translate,
+from mmc.frontends.aten_call import Call, Results, Translate
+from mmc.frontends.operands import (
     Unsupported,
     axis_of,
     cast,
+    cut,
+    index_select,
+    moved,
+    permuted,
     replaced,
     reshape,
 )
@@ -29,15 +31,6 @@ def _to_result_shape(call: Call, x: Value, *_: Any) -> Value:
 
 def _expand(call: Call, x: Value, *_: Any) -> Value:
     return x if x.type.shape == call.shape else s.Expand(x, call.shape)
-
-
-def permuted(x: Value, order: Sequence[int]) -> Value:
-    """Permute; two in a row are one, and one that moves nothing is none."""
-    order = [axis_of(x, i) for i in order]
-    if isinstance(x, s.Permute):
-        order = [x.order[i] for i in order]
-        x = x.x
-    return x if order == list(range(len(order))) else s.Permute(x, tuple(order))
 
 
 def _permute(call: Call, x: Value, order: Sequence[int]) -> Value:
@@ -56,20 +49,8 @@ def _t(call: Call, x: Value) -> Value:
     return permuted(x, range(x.type.rank)[::-1])
 
 
-def moved(x: Value, source: int, target: int) -> Value:
-    order = [i for i in range(x.type.rank) if i != axis_of(x, source)]
-    order.insert(axis_of(x, target), axis_of(x, source))
-    return permuted(x, order)
-
-
 def _movedim(call: Call, x: Value, source: int, target: int) -> Value:
     return moved(x, source, target)
-
-
-def cut(x: Value, axis: int, start: Dim, length: Dim, step: int = 1) -> Value:
-    """Elements of one axis; all of them is no cut."""
-    whole = start == 0 and step == 1 and length == x.type.shape[axis]
-    return x if whole else s.Slice(x, axis, start, length, step)
 
 
 def _start(size: Dim, start: Dim | None) -> Dim:
@@ -169,19 +150,12 @@ def _embedding(call: Call, table: Value, indices: Value, *_: Any) -> Value:
     return s.Gather(table, indices)
 
 
-def _index_select(call: Call, x: Value, axis: int, indices: Value) -> Value:
-    axis, rank = axis_of(x, axis), indices.type.rank
-    taken = s.Gather(moved(x, axis, 0), indices)
-    order = [*range(rank, rank + axis), *range(rank), *range(rank + axis, taken.type.rank)]
-    return permuted(taken, order)
-
-
 def _index(call: Call, x: Value, indices: Sequence[Value | None]) -> Value:
     given = [(axis, i) for axis, i in enumerate(indices) if i is not None]
     if len(given) != 1 or given[0][1].type.dtype is DType.BOOL:
         raise Unsupported("indexing by a mask or by several tensors")
     (axis, index), *_ = given
-    return _index_select(call, x, axis, index)
+    return index_select(x, axis, index)
 
 
 def _copied(like: Value, source: Value) -> Value:
@@ -260,7 +234,7 @@ TABLE: dict[str, Translate] = {
     "aten.roll": _roll,
     "aten.embedding": _embedding,
     "aten.index.Tensor": _index,
-    "aten.index_select": _index_select,
+    "aten.index_select": lambda call, x, axis, indices: index_select(x, axis, indices),
     "aten.copy": _copy,
     "aten.slice_scatter": _slice_scatter,
     "aten.select_scatter": _select_scatter,

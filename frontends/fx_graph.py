@@ -17,8 +17,8 @@ from torch._ops import HigherOrderOperator, OpOverload
 
 from mmc.errors import MmcError
 from mmc.frontends.aten import DROPPED, translation
-from mmc.frontends.aten_call import Call, Unsupported
-from mmc.frontends.aten_shape import moved
+from mmc.frontends.aten_call import Call
+from mmc.frontends.operands import Unsupported, moved
 from mmc.frontends.torch_types import Sizes
 from mmc.ir.graph import Graph
 from mmc.ir.op import Origin, Value, VerifyError, origin

@@ -16,9 +16,9 @@ from torch.export.graph_signature import ConstantArgument, InputKind, InputSpec,
 from torch.utils import _pytree as pytree
 
 from mmc.errors import MmcError
-from mmc.frontends.aten_call import cast
 from mmc.frontends.base import Stored
 from mmc.frontends.fx_graph import Walk
+from mmc.frontends.operands import cast
 from mmc.frontends.torch_types import Sizes, array_of, dtype_of
 from mmc.ir.op import Origin, Value, origin
 from mmc.ir.ops.source import Constant, Input, Weight
