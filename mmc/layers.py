@@ -8,12 +8,13 @@ from typing import Any
 
 import numpy as np
 
+from mmc.ir.evaluate import value_of
 from mmc.ir.graph import Graph
 from mmc.ir.op import Op, Value, producer
 from mmc.ir.ops.linear import Linear, Matmul
 from mmc.ir.ops.pointwise import Cast
 from mmc.ir.ops.recurrence import LinearRecurrence, Scan
-from mmc.ir.ops.source import Weight
+from mmc.ir.ops.source import Constant, Weight
 from mmc.ir.ops.ternary import AbsMax, Dequantize, ExpandTernary, Quantizes, TernaryMatmul
 from mmc.ir.tensors import Tensors
 from mmc.passes.base import place
@@ -86,7 +87,7 @@ def _reasons(steps: Sequence[Step], name: str) -> dict[str, str]:
 def _ternary(op: TernaryMatmul, graph: Graph, tensors: Tensors) -> Layer:
     rows, columns = _size(op.w)
     scale = _weight_scale(op, graph)
-    values = None if scale is None else tensors[scale.name]
+    values = None if scale is None else value_of(scale, tensors)
     trits = tensors[op.w.name] if isinstance(op.w, Weight) else np.zeros(0)
     return Layer(
         place(op), rows, columns, True,
@@ -97,9 +98,9 @@ def _ternary(op: TernaryMatmul, graph: Graph, tensors: Tensors) -> Layer:
     )  # fmt: skip
 
 
-def _weight_scale(op: TernaryMatmul, graph: Graph) -> Weight | None:
+def _weight_scale(op: TernaryMatmul, graph: Graph) -> Value | None:
     for reader in graph.users[op]:
-        if isinstance(reader, Dequantize) and isinstance(reader.w, Weight):
+        if isinstance(reader, Dequantize) and isinstance(reader.w, Weight | Constant):
             return reader.w
         if isinstance(reader, Cast):
             return next(

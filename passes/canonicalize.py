@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from mmc.ir.op import Op, Value
-from mmc.ir.ops.norm import RmsNorm
+from mmc.ir.ops.norm import RmsNorm, RmsStatistic
 from mmc.ir.ops.pointwise import (
     Add,
     Cast,
@@ -115,6 +115,12 @@ def over_root_mean_square(x: Value, eps: float, of: TensorType) -> tuple[Value, 
     return Div(x, Sqrt(mean)) >> RmsNorm(x, None, eps)
 
 
+@rule
+def times_its_statistic(x: Value, eps: float) -> tuple[Value, Value]:
+    """x times its own statistic is RMSNorm."""
+    return Mul(x, RmsStatistic(x, eps)) >> RmsNorm(x, None, eps)
+
+
 @rule_if(lambda found: found["gain"].type.shape == found["x"].type.shape[-1:])
 def norm_gain(x: Value, gain: Value, eps: float) -> tuple[Value, Value]:
     """The gain of an RMSNorm is part of it."""
@@ -170,6 +176,6 @@ RULES = (
     last_axis,
     detach, cast_to_itself, gather_then_cast, times_one, over_one, plus_zero, minus_zero,
     reciprocal_times, power_of_two, times_itself, sigmoid_weighted, root_mean_square,
-    over_root_mean_square, norm_gain, floor_of_half_more, reshape_twice, reshape_to_itself,
-    expand_to_itself, permute_to_itself, whole_slice,
+    over_root_mean_square, times_its_statistic, norm_gain, floor_of_half_more, reshape_twice,
+    reshape_to_itself, expand_to_itself, permute_to_itself, whole_slice,
 )  # fmt: skip

@@ -53,7 +53,13 @@ def over_its_scale(
     return Div(Cast(q, DType.F32), _scale(x, top, eps, of)) >> Dequantize(q, s)
 
 
-RULES = (round_to_int8, over_its_scale)
+@rule_if(lambda found: found["q"].type.dtype is DType.I8)
+def there_and_back(q: Value) -> tuple[Value, Value]:
+    """Every int8 is a float: the cast to floats and back changes nothing."""
+    return Cast(Cast(q, DType.F32), DType.I8) >> q
+
+
+RULES = (round_to_int8, over_its_scale, there_and_back)
 
 
 def leftovers(graph: Graph) -> Iterator[tuple[Op, str]]:

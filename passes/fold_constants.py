@@ -13,6 +13,7 @@ from typing import ClassVar
 from mmc.ir.graph import Graph, Mapped
 from mmc.ir.op import Op, Value, producer
 from mmc.ir.ops.source import Constant, Input, Iota, Weight
+from mmc.ir.ops.ternary import Dequantize, TernaryMatmul
 from mmc.ir.tensors import Tensors
 from mmc.ir.types import SymbolicDim
 from mmc.passes.base import Log, Pass
@@ -32,7 +33,22 @@ class FoldConstants(Pass):
             log.fire(
                 op, "fold", f"{source.name}: {op.mnemonic} and what feeds it fold into a weight"
             )
-        return graph.map(lambda old, moved: folded.get(old, moved))
+
+        def step(old: Op, moved: Op) -> Op:
+            return folded.get(old) or _with_stored_scale(moved, tensors, log)
+
+        return graph.map(step)
+
+
+def _with_stored_scale(op: Op, tensors: Tensors, log: Log) -> Op:
+    """A matrix's scale is data: as a number in the code it would give each layer its own kernel."""
+    if not isinstance(op, Dequantize) or not isinstance(op.w, Constant):
+        return op
+    matrix = op.q.w if isinstance(op.q, TernaryMatmul) else None
+    name = matrix.name.removesuffix(".trits") if isinstance(matrix, Weight) else "activations"
+    scale = tensors.add(f"{name}.scale", op.w.type, op.w.reference())
+    log.fire(op, "store-scale", f"{scale.name}: a number becomes a weight")
+    return Dequantize(op.q, op.s, scale)
 
 
 def constant_ops(graph: Graph) -> set[Op]:

@@ -58,7 +58,29 @@ def ternary_linear_deferred_bias(
     return layer >> Add(Mul(Cast(TernaryMatmul(q, t), DType.F32), scale), bias)
 
 
-RULES = (ternary_linear, ternary_linear_bias, ternary_linear_deferred, ternary_linear_deferred_bias)
+@rule_if(lambda found: found["q"].type.dtype is DType.I8 and found["t"].type.dtype.is_ternary)
+def ternary_linear_of_integers(q: Value, t: Value) -> tuple[Value, Value]:
+    """The layer was written with integers: its sum is the same one."""
+    return Linear(Cast(q, DType.I32), Cast(t, DType.I32)) >> TernaryMatmul(q, t)
+
+
+def _is_dequantised(found: Bindings) -> bool:
+    """One step a row, one scale a tensor or column, and an exact sum."""
+    q, s, w = (found[name].type for name in ("q", "s", "w"))
+    rows = s.rank == q.rank and s.shape[-1:] == (1,) and s.dtype is w.dtype is DType.F32
+    return q.dtype is DType.I32 and rows and w.shape in ((), q.shape[-1:])
+
+
+@rule_if(_is_dequantised)
+def dequantised(q: Value, s: Value, w: Value) -> tuple[Value, Value]:
+    """An exact sum times both scales."""
+    return Mul(Cast(q, DType.F32), Mul(s, w)) >> Dequantize(q, s, w)
+
+
+RULES = (
+    ternary_linear, ternary_linear_bias, ternary_linear_deferred, ternary_linear_deferred_bias,
+    ternary_linear_of_integers, dequantised,
+)  # fmt: skip
 
 
 def leftovers(graph: Graph) -> Iterator[tuple[Op, str]]:

@@ -343,3 +343,32 @@ def test_a_trained_layer_from_its_estimator_to_packed_bytes() -> None:
     assert sum(op.mnemonic == "kernel" for op in after) == 3
     assert [str(op.type) for op in after.weights] == ["ternary_2bit[8, 64]", "f32[]"]
     np.testing.assert_allclose(evaluate(after, values, tensors)["y"], wanted, 1e-5)
+
+
+@pytest.mark.parametrize("factor", [1, 3])
+def test_weights_that_are_integers_are_trits_as_they_are(factor: int) -> None:
+    """Nothing takes a scale out of an integer sum: {-3, 0, 3} stays dense."""
+    tensors = Tensors()
+    wide = TensorType(DType.I32, (6, 8))
+    w = tensors.add("w", wide, random_trits(6, 8).astype(np.int32) * factor)
+    layer = Linear(Cast(given("q", B, 8, dtype=DType.I8), DType.I32), w)
+    step = run("find-ternary-linear", graph_of("main", {"y": layer}), tensors)
+    expected = ["input", "cast", "weight", *(["cast"] if factor == 1 else []), "linear"]
+    assert ops_of(step.after) == expected
+    [verdict] = step.log.verdicts
+    assert verdict.fired == (factor == 1)
+    assert factor == 1 or "integers other than" in verdict.why
+
+
+def test_a_scale_that_is_a_number_becomes_a_weight() -> None:
+    """Else layers that differ in nothing but their scales would not share a kernel."""
+    tensors = Tensors()
+    t = tensors.add("up.trits", TensorType(DType.TERNARY, (6, 8)), random_trits(6, 8))
+    q, s = Quantize(given("x", B, 8), AbsMax())
+    layer = Dequantize(TernaryMatmul(q, t), s, scalar(0.25))
+    step = run("fold-constants", graph_of("main", {"y": layer}), tensors)
+    [(_, made)] = step.after.outputs
+    assert isinstance(made, Dequantize)
+    assert isinstance(made.w, Weight)
+    assert made.w.name == "up.scale"
+    assert tensors["up.scale"] == np.float32(0.25)
