@@ -32,9 +32,10 @@ def compile(
     dump_ir: str | Path | None = None,
     progress: Progress = lambda _, __: None,
 ) -> Artifact:
-    """Compile a model directory, an nn.Module or an ExportedProgram for a target.
+    """Compile a model directory, an ONNX file, an nn.Module or an ExportedProgram for a target.
 
-    source: a directory in Hugging Face layout, or a module together with `example_inputs`.
+    source: a directory in Hugging Face layout, a file MODEL.onnx, or a module together with
+        `example_inputs`.
     dynamic_shapes: as for torch.export; `Dim("B")` becomes the symbol B.
     out: where the artefact goes; a new folder in the temporary directory where it is None.
     weights: packing of ternary weights: "2bit", "1.67bit", "1.6bit", or "auto" for the fastest.
@@ -78,6 +79,10 @@ def import_source(
     source: Any, example_inputs: tuple[Any, ...] | None = None, dynamic_shapes: Any = None
 ) -> Imported:
     """The model in the IR, by the frontend that fits."""
+    if isinstance(source, str | Path) and Path(source).suffix == ".onnx":
+        from mmc.frontends.onnx_import import load_onnx
+
+        return load_onnx(source)
     if isinstance(source, str | Path):
         from mmc.frontends.checkpoint import load as load_checkpoint
 

@@ -42,6 +42,8 @@ OWNERS = {
     "tvm_ffi_orcjit": ("mmc.targets.", "mmc.runtime"),
     "cuda": ("mmc.targets.cuda.",),
     "onnx": ("mmc.frontends.onnx",),
+    "onnx_ir": ("mmc.frontends.onnx",),
+    "onnxscript": ("mmc.frontends.onnx",),
     "onnxruntime": ("mmc.frontends.onnx",),
 }
 
