@@ -46,7 +46,9 @@ Debug = Annotated[
     bool, typer.Option("--debug", help="Show the traceback of an error.", callback=_set_debug)
 ]
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object.")]
-Checkpoint = Annotated[Path, typer.Argument(help="A model directory in Hugging Face layout.")]
+Checkpoint = Annotated[
+    Path, typer.Argument(help="A model directory in Hugging Face layout, or MODEL.onnx.")
+]
 Out = Annotated[Path, typer.Argument(help="An artefact that `mmc compile` wrote.")]
 
 
@@ -258,7 +260,7 @@ def bench_command(
 
 @app.command()
 def inspect(
-    source: Annotated[Path, typer.Argument(help="A model directory or an artefact.")],
+    source: Annotated[Path, typer.Argument(help="A model directory, MODEL.onnx or an artefact.")],
     as_json: Json = False,
     debug: Debug = False,
 ) -> None:
@@ -267,6 +269,22 @@ def inspect(
 
     found = inspect_source(source)
     print(json.dumps(found) if as_json else render_inspection(found))
+
+
+@app.command("export")
+def export_command(
+    out: Out,
+    format: Annotated[str, typer.Option(help="onnx: ternary layers as MatMulInteger.")] = "onnx",
+    to: Annotated[Path | None, typer.Option("-o", "--out", help="Where the file goes.")] = None,
+    debug: Debug = False,
+) -> None:
+    """Write an artefact's model for other runtimes."""
+    from mmc.export import export
+    from mmc.report import in_bytes
+
+    path = to or Path(f"{out.resolve().name}.{format}")
+    export(out, path, format)
+    print(f"{path}: {in_bytes(path.stat().st_size)}")
 
 
 @app.command()
