@@ -26,6 +26,7 @@ def compile(
     weights: str | None = None,
     mcpu: str | None = None,
     embedding: str | None = None,
+    tuning: str | Path | None = None,
     check: bool = False,
     no_fallback: bool = False,
     require_matmul_free: bool = False,
@@ -41,6 +42,7 @@ def compile(
     weights: packing of ternary weights: "2bit", "1.67bit", "1.6bit", or "auto" for the fastest.
     mcpu: make code for this one LLVM processor ("znver4", "native") instead of for several.
     embedding: "int8" rounds the embedding to 8 bits; None leaves it as it is.
+    tuning: a file that `mmc tune` wrote for a model of these shapes.
     check: run every pass's graphs before and after on probe inputs, and every kernel.
     Raises MmcError; nothing half-written stays.
     """
@@ -56,6 +58,7 @@ def compile(
         None if dump_ir is None else Path(dump_ir),
         mcpu=mcpu,
         embedding=embedding,
+        tuning=None if tuning is None else Path(tuning),
     )
     return compile_source(source, folder, options, progress, example_inputs, dynamic_shapes)
 

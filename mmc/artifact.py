@@ -116,12 +116,17 @@ def write_artifact(
             shutil.copyfile(contents.imported.tokenizer, folder / "tokenizer.json")
         manifest = _manifest(contents, weights, dict(built.facts))
         (folder / "report.html").write_text(render_report(manifest, contents))
-        manifest["files"] = _digests(folder)
-        manifest["digest"] = _own_digest(manifest)
-        _write_json(folder / MANIFEST, manifest)
+        seal(folder, manifest)
         if options.dump_ir is not None:
             write_dumps(options.dump_ir, contents.imported.graph, contents.steps)
     return Artifact(out, manifest)
+
+
+def seal(folder: Path, manifest: dict[str, Any]) -> None:
+    """Write the manifest, with the digests of all files."""
+    manifest["files"] = _digests(folder)
+    manifest["digest"] = _own_digest(manifest)
+    _write_json(folder / MANIFEST, manifest)
 
 
 def _manifest(

@@ -138,6 +138,9 @@ def compile_command(
     embedding: Annotated[
         str | None, typer.Option(help="int8 rounds the embedding to 8 bits: less memory.")
     ] = None,
+    tuning: Annotated[
+        Path | None, typer.Option(help="What `mmc tune` wrote for a model of these shapes.")
+    ] = None,
     no_fallback: Annotated[
         bool, typer.Option("--no-fallback", help="Fail where a part would take a slow path.")
     ] = False,
@@ -154,7 +157,7 @@ def compile_command(
     folder = out or Path(f"{checkpoint.resolve().name}-{target.replace(':', '-')}")
     options = CompileOptions(
         target, weights, check, no_fallback, require_matmul_free, dump_ir, print_after, mcpu,
-        embedding,
+        embedding, tuning,
     )  # fmt: skip
     with _Bar() as bar:
         artifact = compile_source(checkpoint, folder, options, bar)
@@ -256,6 +259,16 @@ def bench_command(
     with _Bar() as bar:
         found = bench(_language_model(out), options, lambda done: bar("bench", done))
     print(json.dumps(found.record()) if as_json else str(found))
+
+
+@app.command("tune")
+def tune_command(out: Out, debug: Debug = False) -> None:
+    """Build an artefact again with what measures fastest on the GPU that is here."""
+    from mmc.tune import tune
+
+    with _Bar() as bar:
+        told = tune(out, bar)
+    print("\n".join(told))
 
 
 @app.command()

@@ -50,6 +50,7 @@ class CompileOptions:
     print_after: str | None = None
     mcpu: str | None = None
     embedding: str | None = None
+    tuning: Path | None = None
 
     @property
     def build(self) -> BuildOptions:
@@ -59,7 +60,7 @@ class CompileOptions:
             raise MmcError("there is no name behind the colon", f"--target {self.target[:-1]}")
         if named and self.mcpu:
             raise MmcError(f"{self.target} names one already", "--mcpu", "leave it out")
-        return BuildOptions(named or self.mcpu, self.check)
+        return BuildOptions(named or self.mcpu, self.check, self.tuning)
 
 
 @dataclass
@@ -129,7 +130,15 @@ def refuse_early(out: Path, options: CompileOptions) -> None:
         )
     if options.print_after not in (None, "all", *PASSES):
         raise _no_such_pass(options.print_after)
+    if options.tuning is not None:
+        require_tunes(target, "--tuning")
     refuse_other_folder(out)
+
+
+def require_tunes(target: Target, where: str) -> None:
+    """Raise MmcError for a target that goes by estimates alone."""
+    if not target.capabilities.tunes:
+        raise MmcError(f"target {target.name} has nothing to tune", where, "cuda has")
 
 
 def _no_such_pass(name: str | None) -> MmcError:

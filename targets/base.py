@@ -31,6 +31,8 @@ class Capabilities:
     """True where operations are fused into kernels, False where they run one by one."""
     token: bool = False
     """True where one token has an entry of its own: there launches count, more than code."""
+    tunes: bool = False
+    """Whether it has a `tune`, and takes `BuildOptions.tuning`."""
     prompt_rows: int = 192
     """Tokens of a prompt, of all sequences together, that are worked on at a time.
 
@@ -47,6 +49,8 @@ class BuildOptions:
     """The one processor or GPU architecture to make code for; None for what the target chooses."""
     check: bool = False
     """Whether `Target.check` follows."""
+    tuning: Path | None = None
+    """What `Target.tune` wrote for a model of these shapes; None to go by rules."""
 
 
 @dataclass(frozen=True)
@@ -169,6 +173,13 @@ class Target:
     ) -> dict[str, Any]:
         """Compare every kernel with the interpreter, on a probe by entry; MmcError if wrong."""
         return {}
+
+    def tune(
+        self, folder: Path, entries: Mapping[str, Graph], built: Mapping[str, Any],
+        progress: Callable[[str, float], None],
+    ) -> tuple[Built, Sequence[str]]:  # fmt: skip
+        """Build again with what measures fastest here; the facts, and a line for each choice."""
+        raise NotImplementedError
 
 
 def graph_file(entry: str) -> str:

@@ -22,113 +22,69 @@ from tvm.script.ir_builder import tirx as T
 
 from mmc.targets.cuda.code import DeviceKernel, do, make_kernel
 from mmc.targets.cuda.ternary import PARAMETERS, Matrix, few
+from mmc.targets.cuda.tuning import COPY_WARPS, ByBlock, ByWarps, Dots, Form
 
 FEW_ROWS = 2
 
 _WARP = 32
-_ROW_BYTES = 128
-_TILE_BYTES = 512
-_COUNTER_BYTES = 16
-"""Bytes of a row of q, of a tile of weights, and of the counters of a stage (stage.cuh)."""
-
 _PROCESSORS = 100
 """About as many as a large GPU has."""
 
 
-@dataclass(frozen=True)
-class Product:
-    """A kernel, and the tiles of weights and the rows of q that a block of it takes."""
-
-    kernel: DeviceKernel
-    tiles: int
-    rows: int
-
-
-@dataclass(frozen=True)
-class ByWarps:
-    """`multiply_by_warps`: each warp of a block has columns of its own."""
-
-    tiles: int
-    rows: int
-    warps: int
-    stages: int
-
-    def __call__(self, matrix: Matrix, name: str) -> Product:
-        stage = self.rows * _ROW_BYTES + self.tiles * _TILE_BYTES
-        sizes = self.tiles, self.rows, self.warps, self.stages
-        shared = self.warps * self.stages * stage
-        made = _call("multiply_by_warps", matrix, name, sizes, self.warps, shared, 1)
-        return Product(made, self.tiles, self.rows)
-
-
-@dataclass(frozen=True)
-class ByBlock:
-    """`multiply_by_block`: 4 warps of each group have a tile each, 4 more warps copy."""
-
-    groups: int
-    rows: int
-    stages: int
-    resident: int
-    registers: int = 0
-
-    def __call__(self, matrix: Matrix, name: str) -> Product:
-        copy_warps, tiles = 4, 4 * self.groups
-        stage = self.rows * _ROW_BYTES + tiles * _TILE_BYTES
-        sizes = self.groups, self.rows, self.stages, copy_warps, self.registers
-        shared = self.stages * (stage + _COUNTER_BYTES)
-        warps = tiles + copy_warps
-        made = _call("multiply_by_block", matrix, name, sizes, warps, shared, self.resident)
-        return Product(made, tiles, self.rows)
-
-
-def _few(matrix: Matrix, name: str) -> Product:
-    return Product(few(matrix, name), 1, 1)
-
-
-def _some(matrix: Matrix, name: str) -> Product:
+def _some(matrix: Matrix) -> Form:
     """More copies under way where a processor has several blocks one after the other."""
-    return ByWarps(1, 8, 8, 6 if matrix.tiles >= 8 * _PROCESSORS else 4)(matrix, name)
+    return ByWarps(1, 8, 8, 6 if matrix.tiles >= 8 * _PROCESSORS else 4)
 
 
-def _several(matrix: Matrix, name: str) -> Product:
+def _several(matrix: Matrix) -> Form:
     """The larger the matrix, the more of its rows share what is read of q."""
     if matrix.tiles >= 8 * _PROCESSORS:
-        return ByBlock(2, 32, 8, resident=2)(matrix, name)
+        return ByBlock(2, 32, 8, resident=2)
     if matrix.tiles >= 4 * _PROCESSORS:
-        return ByWarps(3, 32, 4, 4)(matrix, name)
+        return ByWarps(3, 32, 4, 4)
     if matrix.tiles >= 3 * _PROCESSORS:
-        return ByWarps(3, 32, 8, 2)(matrix, name)
-    return ByWarps(1, 32, 4, 4)(matrix, name)
+        return ByWarps(3, 32, 8, 2)
+    return ByWarps(1, 32, 4, 4)
+
+
+def emit(form: Form, matrix: Matrix, name: str) -> DeviceKernel:
+    """The kernel of a form."""
+    if isinstance(form, Dots):
+        return few(matrix, name, form.warps)
+    if isinstance(form, ByWarps):
+        sizes, resident = (form.tiles, form.rows, form.warps, form.stages), 1
+        return _call("multiply_by_warps", form, matrix, name, sizes, resident)
+    sizes = form.groups, form.rows, form.stages, COPY_WARPS, form.registers
+    return _call("multiply_by_block", form, matrix, name, sizes, form.resident)
 
 
 def _call(
-    function: str, matrix: Matrix, name: str, sizes: tuple[int, ...], warps: int, shared: int,
-    resident: int,
-) -> DeviceKernel:  # fmt: skip
-    """A kernel that is one call of a template; every GPU from Ampere on has 99 KiB to share."""
-    assert shared <= 99 << 10
+    function: str, form: Form, matrix: Matrix, name: str, sizes: tuple[int, ...], resident: int
+) -> DeviceKernel:
+    """A kernel that is one call of a template."""
     given = ", ".join(map(str, (matrix.n, matrix.vectors, matrix.q_words * 4, *sizes)))
 
     def body(block: Any, thread: Any, w: Any, q: Any, acc: Any, rows: Any) -> None:
         start = (T.address_of(buffer[0]) for buffer in (w, q, acc))
         do(f"mmc::{function}<{given}>", *start, rows, block)
 
-    return make_kernel(name, PARAMETERS, warps * _WARP, body, shared=shared, resident=resident)
+    threads = form.warps * _WARP
+    return make_kernel(name, PARAMETERS, threads, body, shared=form.shared, resident=resident)
 
 
 @dataclass(frozen=True)
 class Kind:
-    """A kernel that multiplies, and for how many rows of q it is used."""
+    """A kind of product: the rule for its form, and for how many rows of q it is used."""
 
     name: str
-    emit: Callable[[Matrix, str], Product]
+    rule: Callable[[Matrix], Form]
     most_rows: int | None
 
 
 KINDS = (
-    Kind("few", _few, FEW_ROWS),
+    Kind("few", lambda matrix: Dots(min(8, -(-matrix.vectors // 8))), FEW_ROWS),
     Kind("some", _some, 8),
     Kind("several", _several, 64),
-    Kind("many", ByBlock(1, 128, 4, resident=2), 768),
-    Kind("most", ByBlock(4, 128, 4, resident=1, registers=112), None),
+    Kind("many", lambda _: ByBlock(1, 128, 4, resident=2), 768),
+    Kind("most", lambda _: ByBlock(4, 128, 4, resident=1, registers=112), None),
 )

@@ -14,6 +14,7 @@ from mmc.targets.cuda.code import DeviceKernel, generate
 from mmc.targets.cuda.launches import Argument, Choice, Entry, Group, Launch, Persistent
 from mmc.targets.cuda.planner import phases_of
 from mmc.targets.cuda.ternary import Matrix
+from mmc.targets.cuda.tuning import Tuning, key
 from mmc.targets.tvm.plan import Plan, lone_matmul, with_consumers
 from mmc.targets.tvm.rowwise import ROWS, flatten_rows
 
@@ -22,8 +23,8 @@ from mmc.targets.tvm.rowwise import ROWS, flatten_rows
 class Program:
     """Collects the kernels of several graphs; equal bodies share theirs."""
 
+    tuning: Tuning
     kernels: dict[str, DeviceKernel] = field(default_factory=dict[str, DeviceKernel])
-    _products: dict[str, products.Product] = field(default_factory=dict[str, products.Product])
     _bodies: dict[Graph, list[rows.RowLaunch]] = field(
         default_factory=dict[Graph, list[rows.RowLaunch]]
     )
@@ -57,14 +58,13 @@ class Program:
             return self._row_launches(op, number)
         n, k = static_shape(matmul.w.type.shape)
         matrix, count = Matrix(n, k), numel(op.operands[0].type.shape[:-1])
+        form = self.tuning.products.get(key(kind.name, n, k)) or kind.rule(matrix)
         name = f"ternary_{kind.name}_{n}_{k}"
-        if name not in self._products:
-            self._products[name] = kind.emit(matrix, name)
-        product = self._products[name]
-        kernel, times = product.kernel, -(-matrix.tiles // product.tiles)
-        self.kernels[name] = kernel
+        if name not in self.kernels:
+            self.kernels[name] = products.emit(form, matrix, name)
+        kernel, times = self.kernels[name], -(-matrix.tiles // form.tiles)
         given = _arguments(kernel, number, {ROWS: count})
-        return [Launch(name, kernel.threads, count, product.rows, times, given, kernel.shared)]
+        return [Launch(name, kernel.threads, count, form.rows, times, given, kernel.shared)]
 
     def _row_launches(self, op: Kernel, number: int) -> list[Launch]:
         body, sizes = _flat(op)
@@ -108,7 +108,7 @@ class Program:
 
     def persistent(self, plan: Plan, entry: str) -> Persistent | None:
         """One launch in place of all groups, where the graph allows it."""
-        phases = phases_of(plan)
+        phases = phases_of(plan) if self.tuning.token == "one launch" else None
         if phases is None:
             return None
         kernel = persistent.emit(phases, f"{entry}_phases")

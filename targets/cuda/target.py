@@ -6,7 +6,8 @@ is for, the source is compiled when it is loaded.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import shutil
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -37,6 +38,7 @@ class CudaTarget(Target):
         ("2bit",),
         kernels=True,
         token=True,
+        tunes=True,
         prompt_rows=2048,
     )
 
@@ -75,6 +77,10 @@ class CudaTarget(Target):
         known = known_architectures()
         if options.mcpu is not None:
             architecture.require(options.mcpu, known)
+        if options.tuning is not None:
+            from mmc.targets.cuda.tuning import read
+
+            read(options.tuning)
         if options.check:
             from mmc.targets.cuda import driver
 
@@ -89,26 +95,15 @@ class CudaTarget(Target):
         progress: Progress,
         options: BuildOptions,
     ) -> Built:
-        from mmc.targets.cuda.build import generate, runtime_source
-        from mmc.targets.cuda.compiler import compile_source
-        from mmc.targets.cuda.launches import to_json
-        from mmc.targets.tvm.plan import Plan
+        from mmc.targets.cuda.build import write
+        from mmc.targets.cuda.tuning import FILE, Tuning, read
 
-        lib = folder / "lib"
-        lib.mkdir()
-        plans = {name: Plan(graph) for name, graph in entries.items()}
+        tuning = Tuning()
+        if options.tuning is not None:
+            tuning = read(options.tuning)
+            shutil.copyfile(options.tuning, folder / FILE)
         names = (options.mcpu,) if options.mcpu else architecture.DEFAULT
-        made = generate(plans, names[0])
-        text = made.text + runtime_source()
-        (lib / "kernels.cu").write_text(text)
-        (lib / "launches.json").write_text(to_json(made.launches))
-        sizes: dict[str, int] = {}
-        for name in names:
-            progress(f"code for {name}")
-            code = compile_source(text, name)
-            (lib / f"{name}.cubin").write_bytes(code)
-            sizes[name] = len(code)
-        return Built({"architectures": sizes, "distinct_kernels": made.kernels})
+        return write(folder / "lib", entries, names, tuning, progress)
 
     def load(self, folder: Path, entries: Sequence[str], built: Mapping[str, Any]) -> Executable:
         from mmc.targets.cuda import driver
@@ -139,6 +134,20 @@ class CudaTarget(Target):
             return executable.call(entry, probes[entry])
 
         return check_kernels(device().name, executable.plans, call)
+
+    def tune(
+        self, folder: Path, entries: Mapping[str, Graph], built: Mapping[str, Any],
+        progress: Callable[[str, float], None],
+    ) -> tuple[Built, Sequence[str]]:  # fmt: skip
+        from mmc.targets.cuda import driver
+
+        if missing := _missing({"tvm": "apache-tvm"}):
+            raise MmcError(missing[0], "target cuda")
+        if why := driver.problem():
+            raise MmcError(f"needs a GPU: {why}", str(folder), "tune where the model shall run")
+        from mmc.targets.cuda.tune import tune
+
+        return tune(folder, entries, tuple(built["architectures"]), progress)
 
 
 def _too_long(graph: Graph) -> list[tuple[Op, str]]:

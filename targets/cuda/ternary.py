@@ -92,10 +92,9 @@ def store_part(sums: Any, parts: Any, start: Any, lane: Any) -> None:
         T.buffer_store(parts, total, [at])
 
 
-def few(matrix: Matrix, name: str) -> DeviceKernel:
+def few(matrix: Matrix, name: str, warps: int) -> DeviceKernel:
     """Blocks: tiles x rows.  Bound: reading the weights."""
     steps = -(-matrix.vectors // 8)
-    warps = min(8, steps)
 
     def body(block: Any, thread: Any, w: Any, q: Any, acc: Any, rows: Any) -> None:
         lane, warp = thread % _WARP, thread // _WARP

@@ -27,6 +27,7 @@ from mmc.targets.cuda.build import generate
 from mmc.targets.cuda.call import Piece
 from mmc.targets.cuda.compiler import compile_source, known_architectures
 from mmc.targets.cuda.launches import Choice, Entry, Launch, Persistent, choose, from_json, to_json
+from mmc.targets.cuda.tuning import Tuning
 from mmc.targets.registry import load_target
 from mmc.targets.tvm.plan import Plan
 from tests.end_to_end.compiled import EXAMPLE, workspace
@@ -198,7 +199,7 @@ def test_row_kernels_have_a_source(name: str) -> None:
     """What the CPU has a kernel for, a GPU has."""
     graph = row_graph(name)
     assert load_target("cuda").unsupported(graph) == []
-    made = generate({name: Plan(graph)}, "sm_80")
+    made = generate({name: Plan(graph)}, "sm_80", Tuning())
     assert made.kernels == len(parameters(made.text)) > 0
 
 
@@ -214,7 +215,7 @@ def test_an_architecture_is_named_in_two_ways(
 
 def test_row_kernels_compile() -> None:
     plans = {name: Plan(row_graph(name)) for name in CASES if name not in WITHOUT_KERNEL}
-    assert b"_kernel\0" in compile_source(generate(plans, "sm_80").text, "sm_80")
+    assert b"_kernel\0" in compile_source(generate(plans, "sm_80", Tuning()).text, "sm_80")
 
 
 # Which code, which launch ------------------------------------------------------------------------

@@ -26,6 +26,7 @@ from mmc.targets.cuda.build import generate
 from mmc.targets.cuda.compiler import compile_source
 from mmc.targets.cuda.epilogue import Epilogue, split
 from mmc.targets.cuda.phases import RING_BYTES, SLOTS, WORDS, Kind, Phases, ring
+from mmc.targets.cuda.tuning import Tuning
 from mmc.targets.tvm.plan import Plan
 from mmc.targets.tvm.primitives import primitive_outputs
 
@@ -174,7 +175,7 @@ def test_phases_are_for_one_row(rows: Dim, phases: bool) -> None:
 
 
 def test_phases_of_any_graph_compile() -> None:
-    made = generate({"layers": Plan(layers(3))}, "sm_90a")
+    made = generate({"layers": Plan(layers(3))}, "sm_90a", Tuning())
     one = made.launches["layers"].persistent
     assert one is not None
     assert f"{one.kernel}_kernel\0".encode() in compile_source(made.text, "sm_90a")
