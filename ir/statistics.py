@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from mmc.ir.graph import Graph, nested_graphs
 from mmc.ir.op import Op
 from mmc.ir.ops.linear import Linear, Matmul
-from mmc.ir.ops.norm import LayerNorm, RmsNorm, RmsStatistic
+from mmc.ir.ops.norm import LayerNorm, MeanSquare, RmsNorm, RmsStatistic
 from mmc.ir.ops.pointwise import Div, Exp, Mul, Pow, Sigmoid, Silu, Softplus, Square, Tanh
 from mmc.ir.ops.recurrence import CausalConv, LinearRecurrence
 from mmc.ir.ops.source import Weight
@@ -19,7 +19,8 @@ from mmc.ir.types import Dim, TensorType, bind_dim, numel, static_shape
 
 PER_ELEMENT: dict[type[Op], int] = {
     Mul: 1, Div: 1, Square: 1, Pow: 1, Dequantize: 1, Quantize: 1, RmsNorm: 3, RmsStatistic: 1,
-    LayerNorm: 3, RmsNormQuantize: 4, ScaleQuantize: 3, LinearRecurrence: 1, Silu: 1,
+    MeanSquare: 1, LayerNorm: 3, RmsNormQuantize: 4, ScaleQuantize: 3, LinearRecurrence: 1,
+    Silu: 1,
 }  # fmt: skip
 """Multiplications and divisions for each element that an operation reads, in its usual form."""
 
@@ -72,7 +73,7 @@ def statistics(graph: Graph, **symbols: int) -> Statistics:
             case _:
                 read = (
                     number(numel(op.operands[0].type.shape))
-                    if isinstance(op, RmsStatistic)
+                    if isinstance(op, MeanSquare | RmsStatistic)
                     else size
                 )
                 elementwise += read * PER_ELEMENT.get(type(op), 0)

@@ -100,7 +100,8 @@ def compile_model(
     # What stayed dense gets its plain weights back: hence the second folding.
     rest = [load_pass(name) for name in (*REWRITE, "fold-constants")]
     if target.capabilities.weight_layouts:
-        rest.append(load_pass("pack-ternary", {"layout": _layout(target, options)}))
+        given = {"layout": _layout(target, options), "machine": target.capabilities.machine}
+        rest.append(load_pass("pack-ternary", given))
     core = manager.run(done.core, rest)
     made = {
         name: manager.run(start.renamed(name), passes)
@@ -163,12 +164,15 @@ def _layout(target: Target, options: CompileOptions) -> str:
 
 def entries(kind: Kind, core: Graph, target: Target) -> list[tuple[str, Graph, list[Pass]]]:
     """The entries of the artefact, and the graph and the passes that make each."""
-    fuse = [load_pass("fuse-kernels")] if target.capabilities.kernels else []
+    able = target.capabilities
+    factor = [load_pass("factor-norms")] if able.factors else []
+    fuse = [load_pass("fuse-kernels")] if able.kernels else []
     if kind != "causal_lm":
-        return [("forward", core, fuse)]
-    made = [("forward", core, fuse), ("step", core, [load_pass("last-position"), *fuse])]
-    if target.capabilities.token:
-        made.append(("token", core.bind({"T": 1}), [load_pass("single-step"), *fuse]))
+        return [("forward", core, [*factor, *fuse])]
+    last, single = load_pass("last-position"), load_pass("single-step")
+    made = [("forward", core, [*factor, *fuse]), ("step", core, [*factor, last, *fuse])]
+    if able.token:
+        made.append(("token", core.bind({"T": 1}), [*factor, single, *fuse]))
     return made
 
 

@@ -31,6 +31,12 @@ from mmc.passes.fold_constants import constant_ops
 
 FLOAT_BOUND = 1e-5
 
+REORDERS = {"factor-norms"}
+"""Passes that multiply in another order, so that an activation may round the other way."""
+
+MAX_FLIPS = 1e-3
+"""The largest part of the activations for which that is believed; what is seen is far less."""
+
 Inputs = Mapping[str, np.ndarray]
 
 
@@ -43,6 +49,7 @@ class PassCheck:
     values: int = 0
     integers: int = 0
     integers_identical: bool = True
+    flips: int = 0
     float_error: float = 0.0
     float_bound: float = FLOAT_BOUND
     failures: list[str] = field(default_factory=list[str])
@@ -62,12 +69,22 @@ class PassCheck:
             self.integers += old.size
             if wrong := int(np.count_nonzero(old != new)):
                 self.integers_identical = False
-                self._fail(op, f"{wrong} of {old.size} integers differ")
+                if self._may_flip(old, new, wrong):
+                    self.flips += wrong
+                else:
+                    self._fail(op, f"{wrong} of {old.size} integers differ")
         else:
             error = relative_error(old, new)
             self.float_error = max(self.float_error, error)
             if not error <= self.float_bound:
                 self._fail(op, f"floats differ by {error:.2e}, bound {self.float_bound:.0e}")
+
+    def _may_flip(self, old: np.ndarray, new: np.ndarray, wrong: int) -> bool:
+        """Whether activations differ by one, few of them, behind a pass that may cause that."""
+        if self.name not in REORDERS or old.dtype != np.int8:
+            return False
+        off = np.abs(old.astype(np.int32) - new)
+        return bool(off.max() <= 1 and wrong <= max(1, MAX_FLIPS * old.size))
 
     def _fail(self, op: Op, what: str) -> None:
         self.failures.append(f"{self.name}: {place(op)}: {op.mnemonic}: {what}")

@@ -15,7 +15,7 @@ from typing import ClassVar
 
 from mmc.ir.graph import Graph, Mapped
 from mmc.ir.op import Op, Value, origin, producer
-from mmc.ir.ops.norm import LayerNorm, RmsNorm, RmsStatistic
+from mmc.ir.ops.norm import LayerNorm, MeanSquare, RmsNorm, RmsStatistic
 from mmc.ir.ops.pointwise import Add, Binary, Mul, Sigmoid, Silu, Unary, Where
 from mmc.ir.ops.recurrence import Kernel, LinearRecurrence
 from mmc.ir.ops.reduce import ArgMax, Max, Mean, Softmax, Sum
@@ -31,7 +31,7 @@ SOURCES = (Input, Weight, Constant)
 POINTWISE = (Unary, Binary, Where, Dequantize, Expand)
 ALONG_LAST_AXIS = (Sum, Mean, Max, ArgMax, Softmax, Slice)
 ROW_OPS = (
-    *POINTWISE, RmsNorm, RmsStatistic, LayerNorm, Quantizes, Gather, TakePosition, Iota,
+    *POINTWISE, RmsNorm, RmsStatistic, MeanSquare, LayerNorm, Quantizes, Gather, TakePosition, Iota,
 )  # fmt: skip
 
 

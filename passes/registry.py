@@ -23,6 +23,7 @@ PASSES: tuple[str, ...] = (
     "share-statistics",
     "merge-projections",
     "pack-ternary",
+    "factor-norms",
     "last-position",
     "single-step",
     "fuse-kernels",

@@ -27,12 +27,16 @@ class Capabilities:
     description: str
     weight_layouts: tuple[str, ...]
     """What `--weights` takes; empty where nothing is packed."""
+    machine: str = field(default="cpu", kw_only=True)
+    """For which machine `--weights auto` weighs layouts (`mmc.passes.layout_cost`)."""
     kernels: bool
     """True where operations are fused into kernels, False where they run one by one."""
     token: bool = False
     """True where one token has an entry of its own: there launches count, more than code."""
     tunes: bool = False
     """Whether it has a `tune`, and takes `BuildOptions.tuning`."""
+    factors: bool = False
+    """True where norms behind norms are taken apart: there each look at a row waits for threads."""
     prompt_rows: int = 192
     """Tokens of a prompt, of all sequences together, that are worked on at a time.
 

@@ -16,11 +16,11 @@ import torch.nn.functional as F
 
 from benchmarks.cpu.measure import table
 from benchmarks.cuda.models import executable
-from benchmarks.cuda.prepare import GATE, LARGEST, copies
+from benchmarks.cuda.prepare import GATE, copies, distinct, sets
 from benchmarks.cuda.settings import Settings
 from benchmarks.cuda.timing import Run, graphed, in_turn
 from benchmarks.cuda.w2a8 import W2a8
-from mmc.ir.packing import packed_bytes
+from mmc.ir.packing import Layout, packed_bytes
 from mmc.targets.cuda.executable import CudaExecutable
 
 Matrices = tuple[tuple[int, int], ...]
@@ -36,25 +36,24 @@ def kernels(prepared: Path) -> CudaExecutable:
 
 def gemv(settings: Settings) -> list[str]:
     """One row: a layer's matrices for each shape, and the gate of the largest."""
-    sets = {f"layer-{name}": shape.matrices for name, shape in settings.shapes.items()}
-    if LARGEST in settings.shapes:
-        sets[GATE] = (settings.shapes[LARGEST].matrices[2],)
-    needed = [matrix for each in sets.values() for matrix in each]
+    chosen = sets(settings.shapes)
+    needed = {matrix for each in chosen.values() for matrix in each}
     peer = W2a8(settings.w2a8, needed) if settings.w2a8 else None
     limit = kernels(settings.prepared).meter().read_limit()
     assert limit is not None
     rows: list[list[object]] = []
-    for entry, matrices in sets.items():
-        found = products(settings, entry, matrices, 1, peer)
-        size = sum(packed_bytes(n, k, "2bit") for n, k in matrices)
+    for (name, layout), matrices in chosen.items():
+        found = products(settings, name, layout, matrices, 1, peer)
+        size = sum(packed_bytes(n, k, layout) for n, k in matrices)
         ours, rate = found["ours"], size / found["ours"]
         rows.append([
-            entry.replace("-", " of "), f"{1e6 * ours:.2f}", f"{rate / 1e9:.0f}",
-            f"{rate / limit:.2f}", *against(found, "bf16"), *against(found, "w2a8"),
+            name.replace("-", " of "), layout.replace("bit", ""), f"{1e6 * ours:.2f}",
+            f"{rate / 1e9:.0f}", f"{rate / limit:.2f}", *against(found, "bf16"),
+            *against(found, "w2a8"),
         ])  # fmt: skip
     columns = (
-        "matrices", "ours, us", "GB/s", f"part of {limit / 1e9:.0f} GB/s", "torch bf16, us",
-        "ratio", "W2A8, us", "ratio",
+        "matrices", "bits", "ours, us", "GB/s", f"part of {limit / 1e9:.0f} GB/s",
+        "torch bf16, us", "ratio", "W2A8, us", "ratio",
     )  # fmt: skip
     left_out = [] if peer else ["", "Not measured: W2A8 (no --w2a8)."]
     return [*table(columns, rows), *left_out]
@@ -63,11 +62,12 @@ def gemv(settings: Settings) -> list[str]:
 def batch(settings: Settings) -> list[str]:
     """Several rows, beside bf16."""
     found: list[list[object]] = []
-    for name, shape in settings.shapes.items():
-        for rows in ROWS:
-            times = products(settings, f"layer-{name}", shape.matrices, rows, None)
-            found.append([name, rows, f"{1e6 * times['ours']:.1f}", *against(times, "bf16")])
-    return table(("layer of", "rows", "ours, us", "torch bf16, us", "ratio"), found)
+    for (name, layout), matrices in sets(settings.shapes).items():
+        for rows in ROWS if name != GATE else ():
+            times = products(settings, name, layout, matrices, rows, None)
+            shown = f"{1e6 * times['ours']:.1f}", *against(times, "bf16")
+            found.append([name.removeprefix("layer-"), layout.replace("bit", ""), rows, *shown])
+    return table(("layer of", "bits", "rows", "ours, us", "torch bf16, us", "ratio"), found)
 
 
 def against(found: dict[str, float], peer: str) -> list[str]:
@@ -78,21 +78,25 @@ def against(found: dict[str, float], peer: str) -> list[str]:
 
 
 def products(
-    settings: Settings, entry: str, matrices: Matrices, rows: int, peer: W2a8 | None
-) -> dict[str, float]:
+    settings: Settings, name: str, layout: Layout, matrices: Matrices, rows: int,
+    peer: W2a8 | None,
+) -> dict[str, float]:  # fmt: skip
     """Seconds of one set of matrices for each side."""
     random = np.random.default_rng(0)
     wide = {k: random.integers(-128, 128, (rows, k), np.int8) for _, k in matrices}
     given = {f"q{k}": q for k, q in wide.items()}
     programs: dict[str, Run] = {
-        "ours": kernels(settings.prepared).repeated(entry, given),
+        "ours": kernels(settings.prepared).repeated(f"{name}-{layout}", given),
         "bf16": bf16(matrices, rows),
     }
     if peer is not None:
         programs["w2a8"] = packed(matrices, peer)
-    sets = {"ours": copies(matrices), "bf16": bf16_sets(matrices), "w2a8": copies(matrices)}
-    found = in_turn(programs, settings.rounds)
-    return {name: time / sets[name] for name, time in found.items()}
+    times = in_turn(programs, settings.rounds)
+    each = {
+        "ours": copies(matrices, layout), "bf16": bf16_sets(matrices),
+        "w2a8": copies(matrices, "2bit"),
+    }  # fmt: skip
+    return {key: time / each[key] for key, time in times.items()}
 
 
 def bf16_sets(matrices: Matrices) -> int:
@@ -114,7 +118,7 @@ def packed(matrices: Matrices, kernel: W2a8) -> Run:
     weights = [
         (torch.randint(-128, 128, (n, k // 4), **options),
          torch.empty(1, n, dtype=torch.bfloat16, device="cuda"))
-        for _ in range(copies(matrices)) for n, k in matrices
+        for _ in range(copies(matrices, "2bit")) for n, k in matrices
     ]  # fmt: skip
     given = {k: torch.randint(-128, 128, (1, k), **options) for _, k in matrices}
 
@@ -128,7 +132,7 @@ def packed(matrices: Matrices, kernel: W2a8) -> Run:
 def scan(settings: Settings) -> list[str]:
     """The recurrence with its gates over a prompt."""
     rows: list[list[object]] = []
-    for name, shape in settings.shapes.items():
+    for name, shape in distinct(settings.shapes).items():
         sizes = 1, settings.prompt, shape.width
         random = np.random.default_rng(0)
         given = {key: random.standard_normal(sizes, np.float32) for key in "fcg"}

@@ -30,13 +30,15 @@ class RandomWeights(Mapping[str, np.ndarray]):
     def __init__(self, weights: list[Weight]) -> None:
         self._weights = {weight.name: weight for weight in weights}
         random = np.random.default_rng(0)
-        self._packed = pack(random.integers(-1, 2, (4096, 4099), np.int8), "2bit").reshape(-1)
+        trits = random.integers(-1, 2, (4096, 4099), np.int8)
+        layouts = {weight.type.dtype.layout for weight in weights}
+        self._packed = {layout: pack(trits, layout) for layout in layouts if layout is not None}
         self._floats = random.standard_normal(1 << 20, np.float32) * np.float32(0.02)
 
     def __getitem__(self, name: str) -> np.ndarray:
         declared = self._weights[name].type
         if declared.dtype.layout is not None:
-            return np.resize(self._packed, stored_bytes(declared))
+            return np.resize(self._packed[declared.dtype.layout], stored_bytes(declared))
         shape = static_shape(declared.shape)
         gain = 1.0 if len(shape) < 2 else 0.0  # near one, matrices near zero
         return (np.resize(self._floats, shape) + np.float32(gain)).astype(declared.dtype.numpy)

@@ -26,7 +26,7 @@ from mmc.ir.ops.pointwise import Mul, Sigmoid, Silu, Sub
 from mmc.ir.ops.recurrence import Kernel, LinearRecurrence
 from mmc.ir.ops.source import Input, Weight, scalar
 from mmc.ir.ops.ternary import TernaryMatmul
-from mmc.ir.packing import packed_bytes
+from mmc.ir.packing import Layout, packed_bytes
 from mmc.ir.statistics import statistics
 from mmc.ir.tensors import Tensors
 from mmc.ir.text import render
@@ -38,24 +38,29 @@ EXAMPLE = Path(__file__).parents[2] / "examples" / "mmfree-9m"
 COLD_BYTES = 160e6
 """Weights that follow one another: more than a cache holds, so that each comes from memory."""
 
+LAYOUTS: tuple[Layout, ...] = ("2bit", "1.6bit")
+
 LARGEST = "13b"
 GATE = f"gate-{LARGEST}"
 FACTS = "prepared.json"
 ANSWERS = "answers.npz"
 NEW_TOKENS, POSITIONS = 128, 64
 
-
-def copies(matrices: tuple[tuple[int, int], ...]) -> int:
-    """How many sets of 2 bit matrices are more than a cache holds."""
-    return -(-int(COLD_BYTES) // sum(packed_bytes(n, k, "2bit") for n, k in matrices))
+EXAMPLES = {"2bit-bf16": ("2bit", None), "1.6bit-int8": ("1.6bit", "int8")}
+"""How the example is compiled: its weights and the embedding."""
 
 
-def products(name: str, matrices: tuple[tuple[int, int], ...]) -> Graph:
+def copies(matrices: tuple[tuple[int, int], ...], layout: Layout) -> int:
+    """How many sets of packed matrices are more than a cache holds."""
+    return -(-int(COLD_BYTES) // sum(packed_bytes(n, k, layout) for n, k in matrices))
+
+
+def products(name: str, matrices: tuple[tuple[int, int], ...], layout: Layout) -> Graph:
     """Sets of matrices, one behind the other, times int8 [rows, columns]."""
     rows, outputs = symbol("rows"), dict[str, Value]()
-    for copy in range(copies(matrices)):
+    for copy in range(copies(matrices, layout)):
         for n, k in matrices:
-            packed = TensorType(DType.packed("2bit"), (n, k))
+            packed = TensorType(DType.packed(layout), (n, k))
             q, w = Input(f"q{k}", TensorType(DType.I8, (rows, k))), Input("w", packed)
             body = graph_of("ternary_matmul", {"acc": TernaryMatmul(Input("q", q.type), w)})
             weight = Weight(f"{name}.{n}x{k}.{copy}", packed)
@@ -77,12 +82,24 @@ def recurrence(name: str, width: int) -> Graph:
 def kernels(chosen: Mapping[str, Shape]) -> dict[str, Graph]:
     """A layer's matrices and a recurrence for each shape, and the gate of the largest alone."""
     made: dict[str, Graph] = {}
-    for key, shape in chosen.items():
-        made[f"layer-{key}"] = products(f"layer-{key}", shape.matrices)
+    for key, shape in distinct(chosen).items():
         made[f"scan-{key}"] = recurrence(f"scan-{key}", shape.width)
-    if LARGEST in chosen:
-        made[GATE] = products(GATE, (chosen[LARGEST].matrices[2],))
+    for (key, layout), matrices in sets(chosen).items():
+        made[f"{key}-{layout}"] = products(f"{key}-{layout}", matrices, layout)
     return made
+
+
+def distinct(chosen: Mapping[str, Shape]) -> dict[str, Shape]:
+    """One of the shapes that differ in how their weights are kept."""
+    return {name: shape for name, shape in chosen.items() if shape == shape.sizes}
+
+
+def sets(chosen: Mapping[str, Shape]) -> dict[tuple[str, Layout], tuple[tuple[int, int], ...]]:
+    """Matrices that are multiplied, by name and layout."""
+    layers = {f"layer-{key}": shape.matrices for key, shape in distinct(chosen).items()}
+    if LARGEST in chosen:
+        layers[GATE] = (chosen[LARGEST].matrices[2],)
+    return {(key, layout): each for key, each in layers.items() for layout in LAYOUTS}
 
 
 def write(
@@ -112,7 +129,11 @@ def write_shape(folder: Path, mcpu: str | None, shape: Shape) -> None:
 
 def write_example(folder: Path, mcpu: str | None) -> None:
     """The example for a GPU, and what the interpreter says of it."""
-    mmc.compile(EXAMPLE, target="cuda", mcpu=mcpu, out=folder / "artefact")
+    for name, (weights, embedding) in EXAMPLES.items():
+        mmc.compile(
+            EXAMPLE, target="cuda", weights=weights, embedding=embedding, mcpu=mcpu,
+            out=folder / name,
+        )  # fmt: skip
     with tempfile.TemporaryDirectory() as temporary:
         made = mmc.compile(EXAMPLE, target="reference", out=Path(temporary, "reference"))
         reference = mmc.load(made.path)

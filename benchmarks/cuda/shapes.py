@@ -16,6 +16,7 @@ import torch
 from benchmarks.make_random_model import SHAPES as RELEASED
 from benchmarks.make_random_model import configuration, intermediate_size
 from mmc.driver import FIND, REWRITE, entries
+from mmc.embedding import in_eight_bits
 from mmc.errors import MmcError
 from mmc.frontends.base import Stored
 from mmc.frontends.models.hgrn_bit import HgrnBitForCausalLM
@@ -36,11 +37,21 @@ from mmc.targets.base import Target
 
 @dataclass(frozen=True)
 class Shape:
-    """Sizes of a model; `matrices` are the rows and columns of one layer's, i, f and g as one."""
+    """Sizes of a model; `matrices` are the rows and columns of one layer's, i, f and g as one.
+
+    weights, embedding: as `mmc compile` takes them.
+    """
 
     width: int
     layers: int
     vocabulary: int
+    weights: str = "2bit"
+    embedding: str | None = None
+
+    @property
+    def sizes(self) -> Shape:
+        """The shape of the peer, which has neither."""
+        return Shape(self.width, self.layers, self.vocabulary)
 
     @property
     def inner(self) -> int:
@@ -55,8 +66,9 @@ class Shape:
 SHAPES: dict[str, Shape] = {
     **{name: Shape(*RELEASED[name]) for name in ("370m", "1.3b", "2.7b")},
     "13b": Shape(5120, 40, 32000),
+    "13b-dense": Shape(5120, 40, 32000, "1.6bit", "int8"),
 }
-"""The released sizes, and the largest of arXiv:2406.02528."""
+"""The released sizes, and the largest of arXiv:2406.02528; that one also in fewer bits."""
 
 
 @dataclass(frozen=True)
@@ -97,10 +109,13 @@ def graphs(shape: Shape, target: Target) -> dict[str, Graph]:
         module = HgrnBitForCausalLM(HgrnBitConfig.parse(described)).eval()
     held = {name: _released(name, tensor.shape) for name, tensor in module.state_dict().items()}
     imported = import_hgrn_bit(module, held)
+    if shape.embedding:
+        imported = in_eight_bits(imported)
     manager = PassManager(imported.tensors)
     find = [AssumeTernary() if n == "find-ternary-linear" else load_pass(n) for n in FIND]
     rewrite = [load_pass(name) for name in (*REWRITE, "fold-constants")]
-    pack = load_pass("pack-ternary", {"layout": target.capabilities.weight_layouts[0]})
+    machine = target.capabilities.machine
+    pack = load_pass("pack-ternary", {"layout": shape.weights, "machine": machine})
     core = manager.run(imported.graph, [*find, *rewrite, pack])
     return {
         name: manager.run(start.renamed(name), passes)

@@ -41,7 +41,7 @@ def llama(shape: Shape, context: int, mode: str) -> Llama:
 
 
 def peer_of(settings: Settings, shape: Shape) -> Llama:
-    return llama(shape, settings.context, settings.compile_mode)
+    return llama(shape.sizes, settings.context, settings.compile_mode)
 
 
 def decode(settings: Settings) -> list[str]:

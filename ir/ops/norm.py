@@ -16,6 +16,20 @@ def rms_statistic(x: np.ndarray, eps: float) -> np.ndarray:
     return (1 / np.sqrt(mean + eps)).astype(x.dtype)
 
 
+class MeanSquare(Op, mnemonic="mean_square"):
+    """y = mean(x^2) over the last axis, summed in float64 and rounded once."""
+
+    x: Value
+    positionwise: ClassVar[bool] = True
+
+    def infer(self) -> TensorType:
+        x = self.x.type
+        return x.with_shape((*x.shape[:-1], 1))
+
+    def reference(self, x: np.ndarray) -> np.ndarray:
+        return np.mean(np.square(x, dtype=np.float64), axis=-1, keepdims=True).astype(x.dtype)
+
+
 class RmsStatistic(Op, mnemonic="rms_statistic"):
     """r = 1 / sqrt(mean(x^2) + eps) over the last axis: all that RMSNorm needs to know of a row."""
 

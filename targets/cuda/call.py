@@ -199,9 +199,13 @@ class Call:
         for chosen in self._launches:
             blocks = chosen.blocks(self.geometry.symbols)
             if blocks:
-                function = self.loaded.code.kernel(f"{chosen.kernel}_kernel", chosen.shared)
-                arguments = self._arguments(chosen, blocks, source, target)
-                launch(function, blocks, chosen.threads, arguments, chosen.shared)
+                code, name = self.loaded.code, f"{chosen.kernel}_kernel"
+                function, early = code.kernel(name, chosen.shared), chosen.waits
+                launch(
+                    function, blocks, chosen.threads,
+                    self._arguments(chosen, blocks, source, target), chosen.shared,
+                    early=early and code.can_wait(name),
+                )  # fmt: skip
 
     def _arguments(
         self, chosen: Launch, blocks: int, source: Memory | None, target: Memory

@@ -25,7 +25,15 @@ from mmc.targets.tvm.elementary import device_variables
 
 HELPERS = "\n".join(
     Path(__file__).with_name(f"{name}.cuh").read_text()
-    for name in ("device", "stage", "product_some", "product_many", "persistent")
+    for name in (
+        "device",
+        "digits",
+        "stage",
+        "product_few",
+        "product_some",
+        "product_many",
+        "persistent",
+    )
 )
 
 _RESIDENT = "tirx.launch_bounds_min_blocks_per_sm"
@@ -40,7 +48,7 @@ class DeviceKernel:
 
     shared: bytes of shared memory besides what the kernel declares.  resident: the blocks that a
     processor shall hold at a time, which says how many registers they may have; None to let the
-    compiler choose.
+    compiler choose.  waits: it waits itself for the launches before it (`product_few.cuh`).
     """
 
     name: str
@@ -49,6 +57,7 @@ class DeviceKernel:
     function: tirx.PrimFunc
     shared: int = 0
     resident: int | None = None
+    waits: bool = False
 
 
 def make_kernel(
@@ -59,6 +68,7 @@ def make_kernel(
     *,
     shared: int = 0,
     resident: int | None = None,
+    waits: bool = False,
 ) -> DeviceKernel:
     """Build a kernel: `body(block, thread, *arguments)`, blocks and threads counted in int32.
 
@@ -84,7 +94,7 @@ def make_kernel(
         with device_variables():
             body(block, thread, *buffers)
     function: Any = builder.get()
-    return DeviceKernel(name, dict(parameters), threads, function, shared, resident)
+    return DeviceKernel(name, dict(parameters), threads, function, shared, resident, waits)
 
 
 def call(name: str, result: Any, *arguments: Any) -> Any:

@@ -1,4 +1,4 @@
-// What TIR has no word for: integer dot products, and results that the threads of a warp agree on.
+// What TIR has no word for, above all results that the threads of a warp agree on.
 #ifndef MMC_DEVICE_CUH
 #define MMC_DEVICE_CUH
 
@@ -62,42 +62,27 @@ __device__ long long warp_first_largest(T value, long long position) {
   return -warp_combine<Largest>(value == largest ? -position : -(1ll << 62));
 }
 
-}  // namespace mmc
-
-// The 16 products of bytes are added to `sum`: unsigned times signed.
-__device__ __forceinline__ int mmc_dot4(unsigned weights, int activations, int sum) {
-  int result;
-  asm("dp4a.u32.s32 %0, %1, %2, %3;" : "=r"(result) : "r"(weights), "r"(activations), "r"(sum));
-  return result;
+// Lets the launch behind this one begin, and waits for the end of those before it; what comes
+// between may overlap with theirs.  Nothing may be left out: a launch that ends without having waited
+// would let the one behind it go on too early.
+__device__ __forceinline__ void let_next_begin() {
+#if __CUDA_ARCH__ >= 900
+  asm volatile("griddepcontrol.launch_dependents;" ::: "memory");
+#endif
 }
+
+__device__ __forceinline__ void wait_for_launches() {
+#if __CUDA_ARCH__ >= 900
+  asm volatile("griddepcontrol.wait;" ::: "memory");
+#endif
+}
+
+}  // namespace mmc
 
 // The nearest integer, halves away from zero, of what an int32 holds.
 __device__ __forceinline__ int mmc_round_half_away(float x) {
   unsigned almost_half = (__float_as_uint(x) & 0x80000000u) | 0x3effffffu;  // with the sign of x
   return __float2int_rz(x + __uint_as_float(almost_half));
-}
-
-__device__ __forceinline__ void mmc_load16(void* to, const void* from) {
-  *static_cast<uint4*>(to) = *static_cast<const uint4*>(from);
-}
-
-// Reads what is used once, around the caches' favour.
-__device__ __forceinline__ void mmc_stream16(void* to, const void* from) {
-  *static_cast<uint4*>(to) = __ldcs(static_cast<const uint4*>(from));
-}
-
-// Adds four numbers over the 8 lanes that have the same lane % 4.  A lane gets one of the sums, that
-// of number mmc_summed(); each exchange hands on half of what a lane still has.
-__device__ __forceinline__ int mmc_sum_of_four(int x0, int x1, int x2, int x3) {
-  bool upper = threadIdx.x & 4, odd = threadIdx.x & 8;
-  int low = (upper ? x2 : x0) + __shfl_xor_sync(mmc::kAllLanes, upper ? x0 : x2, 4);
-  int high = (upper ? x3 : x1) + __shfl_xor_sync(mmc::kAllLanes, upper ? x1 : x3, 4);
-  int sum = (odd ? high : low) + __shfl_xor_sync(mmc::kAllLanes, odd ? low : high, 8);
-  return sum + __shfl_xor_sync(mmc::kAllLanes, sum, 16);
-}
-
-__device__ __forceinline__ int mmc_summed() {
-  return (threadIdx.x & 4) / 2 + (threadIdx.x & 8) / 8;
 }
 
 #endif

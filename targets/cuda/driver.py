@@ -258,6 +258,11 @@ class Code:
             check(driver().cuFuncSetAttribute(self._functions[name], most, shared))
         return self._functions[name]
 
+    def can_wait(self, name: str) -> bool:
+        """Whether a kernel can wait itself for launches before it: the code is for Hopper."""
+        version = driver().CUfunction_attribute.CU_FUNC_ATTRIBUTE_BINARY_VERSION
+        return check(driver().cuFuncGetAttribute(version, self.kernel(name))) >= 90
+
     def static_shared(self, name: str) -> int:
         """The bytes of shared memory that a kernel declares."""
         attribute = driver().CUfunction_attribute.CU_FUNC_ATTRIBUTE_SHARED_SIZE_BYTES
@@ -266,18 +271,37 @@ class Code:
 
 def launch(
     function: Any, blocks: int, threads: int, arguments: Sequence[tuple[int, Any]],
-    shared: int = 0, *, together: bool = False,
+    shared: int = 0, *, together: bool = False, early: bool = False,
 ) -> None:  # fmt: skip
     """Put a launch on the stream; arguments with their ctypes types.
 
-    together: all blocks are on the device at once, or the launch fails.
+    together: all blocks are on the device at once, or the launch fails.  early: the launch before
+    it may say when this one begins; the kernel waits itself for what it needs.
     """
     values, types = zip(*arguments, strict=True)
     given = function, blocks, 1, 1, threads, 1, 1, shared, device().stream, (values, types)
     if together:
         check(driver().cuLaunchCooperativeKernel(*given))
+    elif early:
+        check(driver().cuLaunchKernelEx(_early(*given[1:9]), function, given[-1], 0))
     else:
         check(driver().cuLaunchKernel(*given, 0))
+
+
+def _early(*given: Any) -> Any:
+    """A launch that begins when all blocks of the launch before it allow it."""
+    cu = driver()
+    attribute = cu.CUlaunchAttribute()
+    attribute.id = cu.CUlaunchAttributeID.CU_LAUNCH_ATTRIBUTE_PROGRAMMATIC_STREAM_SERIALIZATION
+    value = cu.CUlaunchAttributeValue()
+    value.programmaticStreamSerializationAllowed = 1
+    attribute.value = value
+    config = cu.CUlaunchConfig()
+    names = "gridDimX", "gridDimY", "gridDimZ", "blockDimX", "blockDimY", "blockDimZ"
+    for name, number in zip((*names, "sharedMemBytes", "hStream"), given, strict=True):
+        setattr(config, name, number)
+    config.attrs, config.numAttrs = [attribute], 1
+    return config
 
 
 class Recorded:

@@ -15,18 +15,23 @@ from mmc.errors import MmcError
 from mmc.ir.evaluate import bind_inputs
 from mmc.ir.graph import Graph
 from mmc.ir.ops.recurrence import Kernel
+from mmc.ir.ops.source import Weight
+from mmc.ir.statistics import stored_bytes
 from mmc.ir.text import parse
 from mmc.targets.base import Arrays, Meter, graph_file
 from mmc.targets.cuda import architecture
 from mmc.targets.cuda.arrays import DeviceArray
 from mmc.targets.cuda.call import Arenas, Call, Loaded
 from mmc.targets.cuda.compiler import compile_source
-from mmc.targets.cuda.driver import Code, Memory, device
+from mmc.targets.cuda.driver import INT64, POINTER, Code, Memory, device, launch
 from mmc.targets.cuda.greedy import Greedy
 from mmc.targets.cuda.launches import Entry, from_json
 from mmc.targets.tvm.geometry import Geometry
 from mmc.targets.tvm.plan import Plan, with_consumers
 from mmc.targets.weights_file import WeightsFile
+
+RECODE_THREADS = 256
+"""As in runtime.cuh."""
 
 MAX_CALLS = 16
 """Sizes of calls whose memory and launches are remembered; decoding repeats one."""
@@ -42,6 +47,9 @@ class CudaExecutable:
         self.code, self.plans, self.entries = code, plans, entries
         memory = Memory(weights.bytes.size)
         memory.write(0, weights.bytes)
+        for weight in dict.fromkeys(w for plan in plans.values() for w in plan.graph.weights):
+            if weight.type.dtype.layout == "1.6bit":
+                _recode(code, memory.address + weights.offsets[weight.name], weight)
         device().synchronize()
         self.weights = memory, weights
         self._loaded = Loaded(code, self.weights, Memory(0))
@@ -154,6 +162,13 @@ class CudaExecutable:
             self._idle.clear()
             self._loaded = Loaded(self.code, self.weights, Memory(size))
         return geometry
+
+
+def _recode(code: Code, address: int, weight: Weight) -> None:
+    """Make the bytes of a matrix those that kernels read (digits.cuh), where they lie."""
+    words = stored_bytes(weight.type) // 4
+    given = [(address, POINTER), (words, INT64)]
+    launch(code.kernel("mmc_recode"), -(-words // RECODE_THREADS), RECODE_THREADS, given)
 
 
 def _key(entry: str, inputs: Arrays) -> object:

@@ -24,9 +24,9 @@ from mmc.ir.packing import TILE_ROWS
 from mmc.ir.types import numel
 from mmc.targets.cuda import rows
 from mmc.targets.cuda.block import Block
-from mmc.targets.cuda.code import DeviceKernel, do, make_kernel
+from mmc.targets.cuda.code import DeviceKernel, make_kernel
 from mmc.targets.cuda.row import MOST_SHARED, Row
-from mmc.targets.cuda.ternary import SUMS, Matrix, multiply_in_place, store_part, zeros
+from mmc.targets.cuda.ternary import STEP_VECTORS, Matrix, WarpSums
 from mmc.targets.tvm.expressions import Elements
 from mmc.targets.tvm.memory import Place, unravel
 from mmc.targets.tvm.primitives import primitive_outputs
@@ -67,7 +67,7 @@ def emit(body: Graph, consumers: Sequence[Consumer], name: str) -> FusedLaunch |
     nests = schedule(outputs, set(body.inputs))
     if len(nests) != 1 or nests[0].total is not None or nests[0].recurrences:
         return None
-    if len({c.matrix.vectors for c in consumers}) > 1:
+    if len({(c.matrix.vectors, c.matrix.layout) for c in consumers}) > 1:
         return None
     plan = Plan(set(body.inputs), list(outputs), cheap=0, rereads=False)
     tiles = sum(c.matrix.tiles for c in consumers)
@@ -159,12 +159,17 @@ class Work:
     length: int
 
     @staticmethod
-    def of(consumers: Sequence[Consumer], tiles: int) -> Work:
-        vectors = consumers[0].matrix.vectors
-        split = _split(vectors, tiles)
-        length = -(-vectors // (8 * split)) * split * 8 * 16
+    def of(consumers: Sequence[Consumer], tiles: int, most_at_once: int = _WARPS) -> Work:
+        matrix = consumers[0].matrix
+        split = _split(matrix, tiles, most_at_once)
+        length = -(-matrix.vectors // (STEP_VECTORS * split)) * split * matrix.step_bytes
         outputs = tuple(dict.fromkeys(c.output for c in consumers))
         return Work(outputs, split, -(-tiles * split // _WARPS), length)
+
+    @property
+    def at_once(self) -> int:
+        """Tiles of a round."""
+        return _WARPS // self.split
 
     @property
     def parts(self) -> int:
@@ -176,16 +181,19 @@ class Work:
         return len(self.outputs) * self.length + 4 * self.parts
 
 
-def _split(vectors: int, tiles: int) -> int:
+def _split(matrix: Matrix, tiles: int, most_at_once: int) -> int:
     """How many warps share a tile, so that a warp has the fewest instructions.
 
-    About 37 for each 128 columns of a tile and 30 to add up its lanes.
+    most_at_once: tiles of a round, unless all warps share one.
     """
+    each, more = {"2bit": (37, 30), "1.6bit": (90, 10)}[matrix.layout]  # of 8 vectors, of a tile
 
     def instructions(split: int) -> int:
-        return -(-tiles * split // _WARPS) * (-(-vectors // (8 * split)) * 37 + 30)
+        steps = -(-matrix.vectors // (STEP_VECTORS * split))
+        return -(-tiles * split // _WARPS) * (steps * each + more)
 
-    return min((1 << i for i in range(_WARPS.bit_length())), key=instructions)
+    splits = [1 << i for i in range(_WARPS.bit_length())]
+    return min((s for s in splits if _WARPS // s <= max(1, most_at_once)), key=instructions)
 
 
 def _row(
@@ -235,22 +243,24 @@ class _Tile:
         self.part = warp % split
         self.place = T.Bind(turn * (_WARPS // split) + T.truncdiv(warp, split))
         self.number = T.Bind(first + T.cast(self.place, "int64"))
-        self.vectors = matrices[0].matrix.vectors
-        self.steps = -(-self.vectors // (8 * split))
+        self.shape = matrices[0].matrix
+        self.steps = -(-self.shape.vectors // (STEP_VECTORS * split))
         self.packed = T.alloc_buffer((4 * self.steps,), "uint32", scope="local")
+        self.sums = WarpSums(self.shape, self.lane)
 
-    def _vector(self, step: int) -> Any:
-        return T.cast((step * self.split + self.part) * 8 + self.lane // 4, "int64")
+    def _first(self, step: int) -> Any:
+        """The first of the vectors of a step."""
+        return (step * self.split + self.part) * STEP_VECTORS
 
     def load(self) -> None:
-        """Ask for the weights; a vector past the end is one that exists, times zeros."""
+        """Ask for the weights."""
         for matrix, start in self._of_each():
+            tile = (self.number - start) * (self.shape.vectors * TILE_ROWS)
+            source = T.address_of(matrix.weights[tile])
             for step in range(self.steps):
-                vector = T.min(self._vector(step), T.int64(self.vectors - 1))
-                tile = self.number - start
-                word = (tile * self.vectors + vector) * 16 + T.cast(self.lane % 4 * 4, "int64")
-                source = T.address_of(matrix.weights[word])
-                do("mmc_stream16", T.address_of(self.packed[4 * step]), source)
+                to = T.address_of(self.packed[4 * step])
+                past = (step + 1) * self.split * STEP_VECTORS > self.shape.vectors
+                self.sums.load("once", to, source, self._first(step), past=past)
 
     def _of_each(self) -> Any:
         """Run what follows for the matrix that the tile is of."""
@@ -264,8 +274,6 @@ class _Tile:
 
     def multiply(self, q: Any, starts: Sequence[int], parts: Any) -> None:
         """Add up a warp's columns, and leave 16 sums in `parts`."""
-        activations = T.alloc_buffer((4,), "int32", scope="local")
-        sums = zeros(SUMS)
         end, start = 0, T.int64(starts[-1])
         for matrix, at in list(zip(self.matrices, starts, strict=True))[:-1]:
             end += matrix.matrix.tiles
@@ -273,11 +281,10 @@ class _Tile:
             start = T.Select(inside, T.int64(at), start)
         start = T.Bind(start)
         for step in range(self.steps):
-            source = T.address_of(q[start + self._vector(step) * 16])
-            do("mmc_load16", T.address_of(activations[0]), source)
-            multiply_in_place(self.packed, 4 * step, activations, sums)
+            at = start + T.cast(self._first(step) * (4 * self.shape.words), "int64")
+            self.sums.add(T.address_of(self.packed[4 * step]), T.address_of(q[at]))
         at = (self.place * self.split + self.part) * TILE_ROWS
-        store_part(sums, parts, at, self.lane)
+        self.sums.store(T.address_of(parts[at]))
 
 
 def _finish(

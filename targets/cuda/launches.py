@@ -17,7 +17,8 @@ Argument = str | Dim
 class Launch:
     """A block of `threads` for each `per` items of `work`, times `times`.
 
-    shared: bytes of shared memory of a block, besides what its kernel declares.
+    shared: bytes of shared memory of a block, besides what its kernel declares.  waits: the kernel
+    waits itself for the launches before it.
     """
 
     kernel: str
@@ -27,6 +28,7 @@ class Launch:
     times: int
     arguments: tuple[Argument, ...]
     shared: int = 0
+    waits: bool = False
 
     def blocks(self, symbols: Mapping[str, int]) -> int:
         """How many blocks the sizes ask for."""
@@ -137,7 +139,7 @@ def _persistent(record: Mapping[str, Any] | None) -> Persistent | None:
 def _choice_record(choice: Choice) -> dict[str, Any]:
     launches = [
         [x.kernel, x.threads, str(x.work), x.per, x.times,
-         [a if isinstance(a, str) else {"size": str(a)} for a in x.arguments], x.shared]
+         [a if isinstance(a, str) else {"size": str(a)} for a in x.arguments], x.shared, x.waits]
         for x in choice.launches
     ]  # fmt: skip
     return {"most_rows": choice.most_rows, "rows": str(choice.rows), "launches": launches}
@@ -147,7 +149,7 @@ def _choice(record: Mapping[str, Any]) -> Choice:
     launches = tuple(
         Launch(kernel, threads, parse_dim(work), per, times,
                tuple(a if isinstance(a, str) else parse_dim(a["size"]) for a in arguments),
-               shared)
-        for kernel, threads, work, per, times, arguments, shared in record["launches"]
+               shared, waits)
+        for kernel, threads, work, per, times, arguments, shared, waits in record["launches"]
     )  # fmt: skip
     return Choice(record["most_rows"], parse_dim(record["rows"]), launches)

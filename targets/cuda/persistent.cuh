@@ -4,20 +4,23 @@
 
 namespace mmc {
 
-// What a block is told of a phase lies in `words` (mmc.targets.cuda.phases): the first of them say
-// which weights it needs.  A warp of its own asks for them, and for the words, phases ahead.
-constexpr int kSlots = 8, kWords = 48, kWarps = 8;
+// A warp of its own asks for what a phase needs, phases ahead: for its words, which say what is to be
+// done (mmc.targets.cuda.phases), and for gains and weights, which lie in a ring chunk by chunk.
+constexpr int kTold = 8, kChunks = 16, kWords = 48, kWarps = 8;
 namespace word {
 enum Word {
-  kKind, kRing, kAfter, kParts, kTileBytes, kPerBlock, kTiles, kVectors, kVectorBytes,
+  kKind, kParts, kTileBytes, kPerBlock, kTiles, kChunkTiles, kVectors, kVectorBytes,
   kWeights, kGains = kWeights + 4
 };
 }  // namespace word
 
-struct Supply {
-  unsigned long long full[kSlots];   // weights and words of a phase are there
-  unsigned long long empty[kSlots];  // no warp needs them any more
-  long long words[kSlots][kWords];
+struct alignas(128) Supply {
+  unsigned long long told[kTold];     // the words of a phase are there
+  unsigned long long heard[kTold];    // no warp needs them any more
+  unsigned long long full[kChunks];   // a chunk is there
+  unsigned long long empty[kChunks];  // no warp needs it any more
+  int start[kChunks];                 // where it lies in the ring
+  long long words[kTold][kWords];
 };
 
 extern __shared__ __align__(128) unsigned char supply_memory[];
@@ -77,6 +80,17 @@ __device__ __forceinline__ void prepare(unsigned long long*, int) { __trap(); }
 __device__ __forceinline__ void prepared() { __trap(); }
 #endif
 
+// A warp waits for a barrier, or says that it is through with what the barrier guards.
+__device__ __forceinline__ void await(unsigned long long* barrier, int parity) {
+  while (!__all_sync(kAllLanes, is_complete(barrier, parity))) {
+  }
+}
+
+__device__ __forceinline__ void leave(unsigned long long* barrier) {
+  __syncwarp();
+  if (threadIdx.x % 32 == 0) arrive(barrier);
+}
+
 // Floats that one block makes and all read: `kMissing` until they are there.
 constexpr unsigned kMissing = 0xffffffffu;
 
@@ -91,7 +105,11 @@ __device__ __forceinline__ float relaxed_load(const float* from) {
 // Every block begins and ends with these.
 __device__ __forceinline__ void mmc_begin_phases() {
   if (threadIdx.x == 0) {
-    for (int i = 0; i < mmc::kSlots; ++i) {
+    for (int i = 0; i < mmc::kTold; ++i) {
+      mmc::prepare(&mmc::supply().told[i], 1);
+      mmc::prepare(&mmc::supply().heard[i], mmc::kWarps);
+    }
+    for (int i = 0; i < mmc::kChunks; ++i) {
       mmc::prepare(&mmc::supply().full[i], 1);
       mmc::prepare(&mmc::supply().empty[i], mmc::kWarps);
     }
@@ -110,34 +128,109 @@ __device__ __forceinline__ void mmc_end_phases(unsigned long long* finished) {
   if (threadIdx.x == 0) atomicAdd(finished, 1ull);
 }
 
-// One thread asks for the weights of each phase as soon as there is room for them.
-__device__ __forceinline__ void mmc_supply(const long long* table, long long phases) {
-  if (threadIdx.x % 32 != 0) return;
-  mmc::Supply& supply = mmc::supply();
-  int over = 0;  // phases that are over
-  for (int phase = 0; phase < phases; ++phase) {
-    const long long* words = table + phase * mmc::kWords;
-    for (; over <= words[mmc::word::kAfter]; ++over)
-      while (!mmc::is_complete(&supply.empty[over % mmc::kSlots], over / mmc::kSlots & 1)) {
+namespace mmc {
+
+// Chunks lie one behind the other, from the start again where the ring ends, and go in that order.
+class Ring {
+ public:
+  __device__ explicit Ring(int bytes) : bytes_(bytes) {}
+
+  // Waits until there is room for a chunk.
+  __device__ void begin(int bytes) {
+    int start = head_ + bytes <= bytes_ ? head_ : 0;
+    while (!has_room(start, bytes)) {
+      while (!is_complete(&supply().empty[oldest_ % kChunks], oldest_ / kChunks & 1)) {
       }
-    int tile_bytes = words[mmc::word::kTileBytes], per_block = words[mmc::word::kPerBlock];
-    int first = blockIdx.x * per_block, tiles = words[mmc::word::kTiles], parts = words[mmc::word::kParts];
-    int bytes = max(0, min(per_block, tiles - first)) * tile_bytes;
-    int slot = phase % mmc::kSlots;
-    unsigned long long* full = &supply.full[slot];
-    unsigned char* to = mmc::ring() + words[mmc::word::kRing];
-    int vectors = words[mmc::word::kVectors], vector_bytes = words[mmc::word::kVectorBytes];
-    mmc::arrive_expecting(full, sizeof(supply.words[slot]) + parts * bytes + vectors * vector_bytes);
-    mmc::copy_ahead(supply.words[slot], words, sizeof(supply.words[slot]), full);
-    for (int part = 0; part < parts && bytes > 0; ++part) {
-      const char* from = reinterpret_cast<const char*>(words[mmc::word::kWeights + part]);
-      mmc::copy_ahead(to + part * per_block * tile_bytes,
-                      from + static_cast<long long>(first) * tile_bytes, bytes, full);
+      ++oldest_;
     }
-    to += parts * per_block * tile_bytes;
-    for (int i = 0; i < vectors; ++i)
-      mmc::copy_ahead(to + i * vector_bytes, reinterpret_cast<const void*>(words[mmc::word::kGains + i]),
-                      vector_bytes, full);
+    supply().start[next_ % kChunks] = start;
+    to_ = start;
+    head_ = start + bytes;
+    asked_ = 0;
+  }
+
+  // Asks for the next bytes of the chunk.
+  __device__ void ask(const void* from, int bytes) {
+    if (bytes > 0) copy_ahead(ring() + to_, from, bytes, &supply().full[next_ % kChunks]);
+    to_ += bytes;
+    asked_ += bytes;
+  }
+
+  // Leaves bytes out.
+  __device__ void skip(int bytes) { to_ += bytes; }
+
+  __device__ void end() { arrive_expecting(&supply().full[next_++ % kChunks], asked_); }
+
+ private:
+  __device__ bool has_room(int start, int bytes) const {
+    if (oldest_ == next_) return true;
+    if (next_ - oldest_ == kChunks) return false;
+    int tail = supply().start[oldest_ % kChunks];
+    if (start == head_ && start + bytes <= tail) return true;
+    return tail < head_ && (start == head_ || bytes <= tail);
+  }
+
+  int bytes_, head_ = 0, to_ = 0, asked_ = 0;
+  int next_ = 0, oldest_ = 0;  // chunks
+};
+
+__device__ __forceinline__ void supply_words(const long long* table, int phase) {
+  int slot = phase % kTold;
+  if (phase >= kTold)
+    while (!is_complete(&supply().heard[slot], (phase / kTold - 1) & 1)) {
+    }
+  int bytes = sizeof(supply().words[slot]);
+  copy_ahead(supply().words[slot], table + phase * kWords, bytes, &supply().told[slot]);
+  arrive_expecting(&supply().told[slot], bytes);
+}
+
+__device__ __forceinline__ void supply_gains(Ring& ring, const long long* words) {
+  int vectors = words[word::kVectors], bytes = words[word::kVectorBytes];
+  if (vectors == 0) return;
+  ring.begin(vectors * bytes);
+  for (int i = 0; i < vectors; ++i)
+    ring.ask(reinterpret_cast<const void*>(words[word::kGains + i]), bytes);
+  ring.end();
+}
+
+// The tiles of a block lie part by part; of the last block some may not exist.
+__device__ __forceinline__ void supply_weights(Ring& ring, const long long* words, int existing) {
+  int per_block = words[word::kPerBlock], tile_bytes = words[word::kTileBytes];
+  int chunk_tiles = words[word::kChunkTiles], tiles = per_block * words[word::kParts];
+  for (int begin = 0; begin < tiles; begin += chunk_tiles) {
+    int end = min(begin + chunk_tiles, tiles);
+    ring.begin((end - begin) * tile_bytes);
+    for (int at = begin, next; at < end; at = next) {
+      int part = at / per_block, tile = at % per_block;
+      next = min(end, (part + 1) * per_block);
+      int count = max(0, min(next - at, existing - tile));
+      long long first = static_cast<long long>(blockIdx.x) * per_block + tile;
+      const char* from = reinterpret_cast<const char*>(words[word::kWeights + part]);
+      ring.ask(from + first * tile_bytes, count * tile_bytes);
+      ring.skip((next - at - count) * tile_bytes);
+    }
+    ring.end();
+  }
+}
+
+}  // namespace mmc
+
+// One thread asks for what each phase needs as soon as there is room for it.
+__device__ __forceinline__ void mmc_supply(const long long* table, long long phases, int ring_bytes) {
+  if (threadIdx.x % 32 != 0) return;
+  mmc::Ring ring(ring_bytes);
+  for (int phase = 0; phase < phases; ++phase) {
+    if (phase == 0) mmc::supply_words(table, 0);
+    if (phase + 1 < phases) mmc::supply_words(table, phase + 1);
+    int slot = phase % mmc::kTold;
+    while (!mmc::is_complete(&mmc::supply().told[slot], phase / mmc::kTold & 1)) {
+    }
+    const long long* words = mmc::supply().words[slot];
+    int existing = words[mmc::word::kTiles] - blockIdx.x * words[mmc::word::kPerBlock];
+    if (existing > 0) {
+      mmc::supply_gains(ring, words);
+      mmc::supply_weights(ring, words, existing);
+    }
   }
 }
 
@@ -156,25 +249,33 @@ __device__ __forceinline__ int mmc_block() {
   return number;
 }
 
-// Waits for what a phase was supplied with, and returns its words.
+// Waits for the words of a phase.
 __device__ __forceinline__ long long* mmc_begin_phase(long long phase) {
-  int slot = static_cast<int>(phase) % mmc::kSlots;
-  int parity = static_cast<int>(phase) / mmc::kSlots & 1;
-  while (!__all_sync(mmc::kAllLanes, mmc::is_complete(&mmc::supply().full[slot], parity))) {
-  }
+  int slot = static_cast<int>(phase) % mmc::kTold;
+  mmc::await(&mmc::supply().told[slot], static_cast<int>(phase) / mmc::kTold & 1);
   return mmc::supply().words[slot];
 }
 
 __device__ __forceinline__ void mmc_end_phase(long long phase) {
-  __syncwarp();
-  if (threadIdx.x % 32 == 0) mmc::arrive(&mmc::supply().empty[phase % mmc::kSlots]);
+  mmc::leave(&mmc::supply().heard[phase % mmc::kTold]);
 }
 
-__device__ __forceinline__ unsigned* mmc_weights(long long offset) {
+// Waits for a chunk, and returns where in the ring it lies.
+__device__ __forceinline__ int mmc_begin_chunk(int chunk) {
+  int slot = chunk % mmc::kChunks;
+  mmc::await(&mmc::supply().full[slot], chunk / mmc::kChunks & 1);
+  return mmc::supply().start[slot];
+}
+
+__device__ __forceinline__ void mmc_end_chunk(int chunk) {
+  mmc::leave(&mmc::supply().empty[chunk % mmc::kChunks]);
+}
+
+__device__ __forceinline__ unsigned* mmc_weights(int offset) {
   return reinterpret_cast<unsigned*>(mmc::ring() + offset);
 }
 
-__device__ __forceinline__ float* mmc_gain(long long offset) {
+__device__ __forceinline__ float* mmc_gain(int offset) {
   return reinterpret_cast<float*>(mmc::ring() + offset);
 }
 

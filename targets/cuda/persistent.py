@@ -17,7 +17,7 @@ Bound: the way of a float from one block to all others, and two or three reducti
 from __future__ import annotations
 
 import functools
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 from tvm.script.ir_builder import tirx as T
@@ -26,29 +26,27 @@ from mmc.ir.op import Value
 from mmc.ir.packing import TILE_ROWS
 from mmc.targets.cuda.block import Block
 from mmc.targets.cuda.code import DeviceKernel, call, do, make_kernel
+from mmc.targets.cuda.columns import Columns
 from mmc.targets.cuda.exchange import (
     Activations,
     Exchanged,
     FirstBlock,
-    Held,
     pointer,
     pointer_type,
 )
 from mmc.targets.cuda.fused import THREADS
 from mmc.targets.cuda.phases import (
     HEAD,
-    RING_BYTES,
-    SLOTS,
-    WORDS,
+    SUPPLY_BYTES,
     Kind,
     Phases,
     is_columnwise,
     row_plan,
 )
 from mmc.targets.cuda.row import Row
-from mmc.targets.cuda.ternary import SUMS, multiply_in_place, store_part, zeros
+from mmc.targets.cuda.ternary import STEP_VECTORS, WarpSums
 from mmc.targets.tvm.elementary import hold
-from mmc.targets.tvm.expressions import Elements, Index
+from mmc.targets.tvm.expressions import Elements
 from mmc.targets.tvm.memory import STORED, Place
 from mmc.targets.tvm.primitives import primitive_outputs
 from mmc.targets.tvm.rowwise import ROWS
@@ -56,12 +54,6 @@ from mmc.targets.tvm.stages import Plan
 
 _WARP = 32
 _WARPS = THREADS // _WARP
-
-SHARED_BYTES = 8 * SLOTS * (2 + WORDS) + RING_BYTES
-"""Dynamic shared memory: `Supply` in persistent.cuh, then the ring."""
-
-MOST_STATIC = 12 << 10
-"""Shared memory besides, for activations and sums; reductions take a little more."""
 
 PARAMETERS = {"table": "int64*", "exchange": "float32*", "finished": "uint64*", "phases": "int64"}
 
@@ -71,32 +63,34 @@ def emit(phases: Phases, name: str) -> DeviceKernel | None:
     plans = [row_plan(kind) for kind in phases.kinds]
     if not all(map(is_columnwise, phases.kinds, plans)):
         return None
-    most = [max(kind.shared[i] for kind in phases.kinds) for i in range(2)]
-    if most[0] + 4 * most[1] > MOST_STATIC:
+    if max(kind.chunk_bytes for kind in phases.kinds) > phases.ring_bytes:
         return None
-    write = functools.partial(_write, phases, plans, most)
-    return make_kernel(name, PARAMETERS, THREADS + _WARP, write)
+    write = functools.partial(_write, phases, plans)
+    shared = SUPPLY_BYTES + phases.ring_bytes
+    return make_kernel(name, PARAMETERS, THREADS + _WARP, write, shared=shared)
 
 
 def _write(
-    phases: Phases, plans: Sequence[Plan], sizes: Sequence[int], block: Any, thread: Any,
+    phases: Phases, plans: Sequence[Plan], block: Any, thread: Any,
     table: Any, exchange: Any, finished: Any, count: Any,
 ) -> None:  # fmt: skip
     area = hold(call("mmc_area", "int32", T.address_of(finished[0])))
     do("mmc_begin_phases")
     with T.If(thread >= THREADS):
         with T.Then():
-            do("mmc_supply", T.address_of(table[0]), count)
+            do("mmc_supply", T.address_of(table[0]), count, phases.ring_bytes)
         with T.Else():
             dtypes = "int8", "int32"
             shared = [
                 T.alloc_buffer((size,), dtype, scope="shared")
-                for size, dtype in zip(sizes, dtypes, strict=True)
+                for size, dtype in zip(phases.shared, dtypes, strict=True)
             ]
+            chunk = T.alloc_buffer((1,), "int32", scope="local")
+            T.buffer_store(chunk, T.int32(0), [0])
             areas = [T.Bind(T.cast(x, "int64") * phases.floats) for x in (area, 1 - area)]
             with T.serial(T.int64(0), count) as number:
                 words = pointer(call("mmc_begin_phase", pointer_type("int64"), number), "int64")
-                given = words, (exchange, *areas), shared
+                given = words, (exchange, *areas), shared, chunk
                 _one_of(hold(words[0] + 0), list(zip(phases.kinds, plans, strict=True)), given)
                 do("mmc_end_phase", number)
     do("mmc_end_phases", T.address_of(finished[0]))
@@ -120,10 +114,11 @@ class _Phase:
 
     def __init__(
         self, kind: Kind, plan: Plan, words: Any, exchange: tuple[Any, Any, Any],
-        shared: Sequence[Any],
+        shared: Sequence[Any], chunk: Any,
     ) -> None:  # fmt: skip
         self.kind, self.plan, self.words, self.exchange = kind, plan, words, exchange
         self.activations, self.sums = shared
+        self.chunk = chunk
         self.block, self.thread = (
             hold(call(name, "int32")) for name in ("mmc_block", "mmc_thread")
         )
@@ -134,12 +129,20 @@ class _Phase:
 
     def write(self) -> None:
         """Compute the row, multiply, and hand on what follows."""
-        epilogue = _Epilogue(self)
+        columns = self.kind.per_block * TILE_ROWS
+        epilogues = [Columns(self, start) for start in range(0, columns, THREADS)]
         row = self._row()
         do("mmc_sync_warps")
         self._multiply()
         do("mmc_sync_warps")
-        epilogue.write(row)
+        for epilogue in epilogues:
+            epilogue.write(row)
+
+    def next_chunk(self) -> tuple[Any, Any]:
+        """The number of the next chunk, and where in the ring it lies, once it is there."""
+        number = hold(self.chunk[0] + 0)
+        T.buffer_store(self.chunk, number + 1, [0])
+        return number, hold(call("mmc_begin_chunk", "int32", number))
 
     def word(self, name: str) -> Any:
         """An argument."""
@@ -164,18 +167,25 @@ class _Phase:
                 found[value] = make(f"{name}_{i}", value)
         return found
 
-    def gain(self, position: int, value: Value) -> Place:
-        """A vector that was supplied with the weights."""
-        start = self.words[1] + (self.kind.gain_start + position * 4 * self.kind.columns)
-        buffer = pointer(call("mmc_gain", pointer_type("float32"), start), "float32")
-        return Place(buffer, value.type, self.symbols)
+    def gains(self, start: Any) -> dict[Value, Any]:
+        """The vectors of a chunk."""
+        found: dict[Value, Any] = {}
+        for position, i in enumerate(self.kind.gains):
+            at = start + position * 4 * self.kind.columns
+            buffer = pointer(call("mmc_gain", pointer_type("float32"), at), "float32")
+            found[self.kind.row.inputs[i]] = Place(
+                buffer, self.kind.row.inputs[i].type, self.symbols
+            )
+        return found
 
     def _row(self) -> dict[int, Any]:
         """Compute the row; returns its outputs that are one number."""
         kind = self.kind
         places = self.inputs("in", kind.row.inputs, kind.sources)
-        for position, i in enumerate(kind.gains):
-            places[kind.row.inputs[i]] = self.gain(position, kind.row.inputs[i])
+        number = None
+        if kind.gains:
+            number, start = self.next_chunk()
+            places |= self.gains(start)
         places |= {v: self.exchanged(f"cut_{i}", v) for i, v in enumerate(kind.cut)}
         late = {v: x.row() for v, x in places.items() if isinstance(x, Exchanged)}
         elements = Elements(self.symbols, {**places, **late}, lanes=1)
@@ -191,6 +201,8 @@ class _Phase:
         numbers = {s.number for s in kind.after_sources if s.kind == "scalar"}
         scalars = {i: values[i] for i in sorted(numbers)}
         found = Row(elements, self.plan, stores, group, late).write((0,), list(scalars.values()))
+        if number is not None:
+            do("mmc_end_chunk", number)
         return dict(zip(scalars, found, strict=True))
 
     def _activations(self, value: Value, output: int) -> Activations:
@@ -206,28 +218,38 @@ class _Phase:
 
     def _multiply(self) -> None:
         """Each warp adds up its columns of some tiles, and leaves 16 sums of each."""
-        work, vectors = self.work, self.kind.consumers[0].matrix.vectors
+        kind = self.kind
+        packed = T.alloc_buffer((4,), "uint32", scope="local")
+        with T.serial(kind.work.rounds // kind.turns) as turn:
+            number, start = self.next_chunk()
+            weights = pointer(call("mmc_weights", pointer_type("uint32"), start), "uint32")
+            first = T.Bind(turn * kind.chunk_tiles)
+            for i in range(kind.turns):
+                self._round(weights, first, i * kind.work.at_once, packed)
+            do("mmc_end_chunk", number)
+
+    def _round(self, weights: Any, first: Any, begin: int, packed: Any) -> None:
+        """A tile for each warp or some of them: those of a chunk from `begin` on.
+
+        first: the tile of the block that the chunk begins with.  Where there are no more tiles it
+        is the last one again.
+        """
+        kind, work, matrix = self.kind, self.kind.work, self.kind.consumers[0].matrix
         lane, warp = self.thread % _WARP, self.thread // _WARP
-        packed, q = (T.alloc_buffer((4,), x, scope="local") for x in ("uint32", "int32"))
-        weights = pointer(call("mmc_weights", pointer_type("uint32"), self.words[1]), "uint32")
-        steps = -(-vectors // (8 * work.split))
-        tiles, at_once = len(self.kind.parts) * self.kind.per_block, _WARPS // work.split
         part = warp % work.split
-        for turn in range(work.rounds):
-            place = T.Bind(turn * at_once + T.truncdiv(warp, work.split))
-            tile = T.Bind(T.min(place, tiles - 1)) if (turn + 1) * at_once > tiles else place
-            start = T.Bind(self._start(tile))
-            sums = zeros(SUMS)
-            for step in range(steps):
-                vector = T.Bind((step * work.split + part) * 8 + lane // 4)
-                past = (step + 1) * work.split * 8 > vectors
-                held = T.min(vector, vectors - 1) if past else vector
-                source = (tile * vectors + held) * TILE_ROWS + lane % 4 * 4
-                do("mmc_load16", T.address_of(packed[0]), T.address_of(weights[source]))
-                source = start + vector * TILE_ROWS
-                do("mmc_load16", T.address_of(q[0]), T.address_of(self.activations[source]))
-                multiply_in_place(packed, 0, q, sums)
-            store_part(sums, self.sums, (place * work.split + part) * TILE_ROWS, lane)
+        place = T.Bind(first + (begin + T.truncdiv(warp, work.split)))
+        whole = kind.block_tiles % work.at_once == 0
+        tile = place if whole else T.Bind(T.min(place, kind.block_tiles - 1))
+        start = T.Bind(self._start(tile))
+        source = T.address_of(weights[(tile - first) * (matrix.vectors * TILE_ROWS)])
+        sums = WarpSums(matrix, lane)
+        for step in range(-(-matrix.vectors // (STEP_VECTORS * work.split))):
+            vector = (step * work.split + part) * STEP_VECTORS
+            past = (step + 1) * work.split * STEP_VECTORS > matrix.vectors
+            sums.load("shared", T.address_of(packed[0]), source, vector, past=past)
+            q = T.address_of(self.activations[start + vector * (4 * matrix.words)])
+            sums.add(T.address_of(packed[0]), q)
+        sums.store(T.address_of(self.sums[(place * work.split + part) * TILE_ROWS]))
 
     def _start(self, tile: Any) -> Any:
         """Where the activations of a tile begin; the tiles of a part follow each other."""
@@ -236,58 +258,3 @@ class _Phase:
             own = T.int32(self.starts[kind.consumers[matrix].output])
             start = own if start is None else T.Select(tile >= i * kind.per_block, own, start)
         return start
-
-
-class _Epilogue:
-    """What a thread does with the sums of a column; made before the row, to read ahead."""
-
-    def __init__(self, phase: _Phase) -> None:
-        self.phase, kind = phase, phase.kind
-        inputs = phase.inputs("next", kind.after.inputs, kind.after_sources)
-        self.places: dict[Value, Any] = {
-            value: place for value, place in inputs.items() if isinstance(place, Place)
-        }
-        self.elements = Elements(phase.symbols, self.places, lanes=1)
-        last = kind.epilogue.columns - 1
-        self.column = T.Bind(phase.first * TILE_ROWS + T.cast(phase.thread, "int64"))
-        self.index = Index((0, T.Bind(T.min(self.column, T.int64(last)))), 1, True)
-        for value in self.places:
-            self.elements.operand(value, self.index)
-        self.late = {
-            value: place.look(self.index.axes[-1])
-            for value, place in inputs.items() if isinstance(place, Exchanged)
-        }  # fmt: skip
-
-    def write(self, scalars: Mapping[int, Any]) -> None:
-        phase, kind = self.phase, self.phase.kind
-        wanted = self.column < kind.epilogue.columns
-        own = phase.thread < kind.per_block * TILE_ROWS
-        with T.If(T.And(own, wanted)), T.Then(), self.elements.scope():
-            for i, part in enumerate(kind.epilogue.parts):
-                self.places[part.value] = Held(self._sum(i))
-            self.places |= {value: Held(settled()) for value, settled in self.late.items()}
-            for value, source in zip(kind.after.inputs, kind.after_sources, strict=True):
-                if source.kind == "scalar":
-                    self.places[value] = Held(scalars[source.number])
-            for i, value in enumerate(kind.epilogue.made):
-                made = self.elements.operand(value, self.index)
-                for place in self._targets(i):
-                    place.store((0, self.column), made)
-
-    def _sum(self, part: int) -> Any:
-        phase, kind, work = self.phase, self.phase.kind, self.phase.work
-        tile = T.truncdiv(phase.thread, TILE_ROWS) + part * kind.per_block
-        first = T.Bind(tile * (work.split * TILE_ROWS) + phase.thread % TILE_ROWS)
-        total = phase.sums[first]
-        for i in range(1, work.split):
-            total = total + phase.sums[first + i * TILE_ROWS]
-        return hold(total)
-
-    def _targets(self, position: int) -> list[Any]:
-        phase, value = self.phase, self.phase.kind.epilogue.cut[position]
-        found: list[Any] = []
-        if f"cut_of_next_{position}" in phase.kind.arguments:
-            found.append(phase.exchanged(f"cut_of_next_{position}", value))
-        if position in phase.kind.kept:
-            found.append(phase.place(f"kept_{position}", value))
-        return found

@@ -10,7 +10,7 @@ A phase is told by a list of words: numbers, and addresses, which are filled in 
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 from mmc.ir.graph import Graph
@@ -25,16 +25,26 @@ from mmc.targets.cuda.row import is_read_elsewhere
 from mmc.targets.tvm.primitives import primitive_outputs
 from mmc.targets.tvm.stages import Plan as RowPlan
 
-SLOTS, WORDS, PARTS, GAINS = 8, 48, 4, 4
-"""Phases that are supplied ahead, words of a phase, parts of its matrices, and gains."""
+TOLD, CHUNKS, WORDS, PARTS, GAINS = 8, 16, 48, 4, 4
+"""Phases that are told ahead, chunks that are supplied ahead; of a phase: words, parts, gains."""
 
-HEAD = 9 + PARTS + GAINS
+HEAD = 8 + PARTS + GAINS
 """Words before the arguments."""
 
-RING_BYTES = 208 << 10
-"""Shared memory for the weights of this phase and the next ones."""
+_LINE = 128
+SUPPLY_BYTES = -(-(8 * (2 * TOLD + 2 * CHUNKS + TOLD * WORDS) + 4 * CHUNKS) // _LINE) * _LINE
+"""`Supply` in persistent.cuh."""
 
-_VECTOR_BYTES, _LINE = 64, 128
+MOST_SHARED = 227 << 10
+"""Shared memory of a block, from Hopper on."""
+
+MOST_SCRATCH = 6 << 10
+"""Of it for reductions."""
+
+MOST_CHUNK = 48 << 10
+"""Bytes of a chunk of weights, unless a single tile is larger."""
+
+_VECTOR_BYTES = 64
 
 
 @dataclass(frozen=True)
@@ -91,7 +101,28 @@ class Kind:
     @property
     def work(self) -> Work:
         """How the warps of a block share its tiles."""
-        return Work.of(self.consumers, len(self.parts) * self.per_block)
+        return Work.of(self.consumers, self.block_tiles, MOST_CHUNK // self.tile_bytes)
+
+    @property
+    def block_tiles(self) -> int:
+        """Tiles of a block, of all parts."""
+        return len(self.parts) * self.per_block
+
+    @property
+    def turns(self) -> int:
+        """Rounds of the warps for each chunk of weights; all chunks have as many."""
+        rounds, tiles = self.work.rounds, self.work.at_once
+        most = max(1, MOST_CHUNK // (tiles * self.tile_bytes))
+        return max(n for n in range(1, most + 1) if rounds % n == 0)
+
+    @property
+    def chunk_tiles(self) -> int:
+        return self.turns * self.work.at_once
+
+    @property
+    def chunks(self) -> int:
+        """Chunks of a phase: one of gains, where it has some, and those of weights."""
+        return bool(self.gains) + self.work.rounds // self.turns
 
     @property
     def shared(self) -> tuple[int, int]:
@@ -119,14 +150,10 @@ class Kind:
         return self.consumers[0].matrix.k
 
     @property
-    def gain_start(self) -> int:
-        """Where the gains lie behind the weights of a phase, in bytes."""
-        return len(self.parts) * self.per_block * self.tile_bytes
-
-    @property
-    def ring_bytes(self) -> int:
-        size = self.gain_start + len(self.gains) * 4 * self.columns
-        return -(-size // _LINE) * _LINE
+    def chunk_bytes(self) -> int:
+        """Of the largest chunk."""
+        weights = min(self.chunk_tiles, self.block_tiles) * self.tile_bytes
+        return max(weights, len(self.gains) * 4 * self.columns)
 
 
 def row_plan(kind: Kind) -> RowPlan:
@@ -156,37 +183,28 @@ class Phases:
     phases: tuple[tuple[int, Mapping[str, Word]], ...]
     floats: int
 
+    @property
+    def shared(self) -> tuple[int, int]:
+        """As of each kind: what is enough for all."""
+        return max(k.shared[0] for k in self.kinds), max(k.shared[1] for k in self.kinds)
+
+    @property
+    def ring_bytes(self) -> int:
+        """Shared memory for chunks."""
+        activations, sums = self.shared
+        return (MOST_SHARED - SUPPLY_BYTES - MOST_SCRATCH - activations - 4 * sums) // _LINE * _LINE
+
     def words(self) -> list[list[Word]]:
         """The words of every phase: those that `Word` in persistent.cuh names, then arguments."""
-        kinds = [self.kinds[number] for number, _ in self.phases]
         found: list[list[Word]] = []
-        for (number, given), (start, after) in zip(self.phases, ring(kinds), strict=True):
+        for number, given in self.phases:
             kind = self.kinds[number]
             weights = [given.get(f"w_{i}", 0) for i in range(PARTS)]
             gains = [given[f"in_{i}"] for i in kind.gains]
             words = [
-                number, start, after, len(kind.parts), kind.tile_bytes, kind.per_block, kind.tiles,
-                len(gains), 4 * kind.columns, *weights, *gains, *[0] * (GAINS - len(gains)),
-                *(given[name] for name in kind.arguments),
+                number, len(kind.parts), kind.tile_bytes, kind.per_block, kind.tiles,
+                kind.chunk_tiles, len(gains), 4 * kind.columns, *weights, *gains,
+                *[0] * (GAINS - len(gains)), *(given[name] for name in kind.arguments),
             ]  # fmt: skip
             found.append([*words, *[0] * (WORDS - len(words))])
         return found
-
-
-def ring(kinds: Sequence[Kind]) -> list[tuple[int, int]]:
-    """Where what each phase is supplied with lies in the ring, and after which phase there is room.
-
-    Bytes that lie one behind the other, from the start again where the ring ends.
-    """
-    placed: list[tuple[int, int]] = []
-    found: list[tuple[int, int]] = []
-    start, after = 0, -1
-    for number, size in enumerate(kind.ring_bytes for kind in kinds):
-        if start + size > RING_BYTES:
-            start = 0
-        before = [i for i, (a, b) in enumerate(placed) if a < start + size and start < b]
-        after = max([after, number - SLOTS, *before])
-        placed.append((start, start + size))
-        found.append((start, after))
-        start += size
-    return found

@@ -9,11 +9,11 @@ from mmc.ir.op import Value, producer
 from mmc.ir.ops.recurrence import Kernel
 from mmc.ir.ops.source import Input, Weight
 from mmc.ir.packing import TILE_ROWS
-from mmc.ir.types import DType, static_shape
+from mmc.ir.types import DType
 from mmc.targets.cuda.epilogue import Epilogue, split
-from mmc.targets.cuda.fused import THREADS, Consumer
+from mmc.targets.cuda.fused import Consumer
 from mmc.targets.cuda.launches import Word
-from mmc.targets.cuda.phases import HEAD, PARTS, RING_BYTES, WORDS, Kind, Phases, Source
+from mmc.targets.cuda.phases import HEAD, PARTS, WORDS, Kind, Phases, Source
 from mmc.targets.cuda.ternary import Matrix
 from mmc.targets.tvm.plan import Plan, lone_matmul, root_of, with_consumers
 from mmc.targets.tvm.primitives import primitive_outputs
@@ -129,10 +129,8 @@ class _Planner:
         return tuple(i for i, result in enumerate(results) if result in self.wanted)
 
     def _require_fit(self, kind: Kind) -> None:
-        widths = {consumer.matrix.k for consumer in kind.consumers}
-        if len(widths) != 1 or kind.ring_bytes > RING_BYTES:
-            raise Unfit
-        if kind.per_block * TILE_ROWS > THREADS or len(kind.arguments) + HEAD > WORDS:
+        widths = {(consumer.matrix.k, consumer.matrix.layout) for consumer in kind.consumers}
+        if len(widths) != 1 or len(kind.arguments) + HEAD > WORDS:
             raise Unfit
 
     def _row_outputs(self, number: int, cut: Sequence[Value]) -> list[int]:
@@ -197,8 +195,7 @@ class _Planner:
     def _consumer(self, maker: Kernel, op: Kernel) -> Consumer:
         matmul = lone_matmul(op.body)
         assert matmul is not None
-        n, k = static_shape(matmul.w.type.shape)
-        return Consumer(maker.results.index(op.operands[0]), Matrix(n, k))
+        return Consumer(maker.results.index(op.operands[0]), Matrix.of(matmul.w))
 
     def _position(self, number: int, value: Value) -> int:
         return primitive_outputs(self.bodies[number]).index(value)

@@ -43,28 +43,45 @@ __device__ __forceinline__ void wgmma(int (&sums)[16], const unsigned* a, unsign
       : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "l"(b));
 }
 
-// A matrix in shared memory as wgmma takes it: rows of 128 bytes, pieces of 16 bytes in the order
-// piece ^ row % 8, groups of 8 rows 1,024 bytes apart.
-__device__ __forceinline__ unsigned long long described(unsigned address) {
-  return (address >> 4 & 0x3fff) | 1ull << 16 | (1024ull >> 4) << 32 | 1ull << 62;
-}
-
-// A warpgroup multiplies 64 rows of weights and half the columns of a step, in the background.  Of
-// its warp's tile a lane has rows 2 (lane / 4) and the next one, and of each vector word lane % 4.
-template <int kSums>
-__device__ __forceinline__ void begin_half(int (&sums)[kSums], unsigned tokens, unsigned weights,
-                                           int lane) {
-  unsigned a[2][4], power = 64u >> 2 * (lane % 4);
-#pragma unroll
-  for (int i = 0; i < 2; ++i) {
-    unsigned from = weights + i * 128 + lane / 4 * 8;
-    uint2 low = read8(from), high = read8(from + 64);
-    a[i][0] = signed_digits(low.x, power), a[i][1] = signed_digits(low.y, power);
-    a[i][2] = signed_digits(high.x, power), a[i][3] = signed_digits(high.y, power);
+// Where a piece of a row lies for wgmma.  With 4 words a row has its 128 bytes together, and the
+// pieces are in the order piece ^ row % 8.  With 5 words there are 5 matrices, one for each product,
+// of 32 bytes a row.  Groups of 8 rows follow each other.
+template <int kWords, int kTokens>
+struct PlaceForWarpgroup {
+  __device__ __forceinline__ static int of(int row, int piece) {
+    if (kWords == 4) return row * 128 + (piece ^ row % 8) * 16;
+    return piece / 2 * (kTokens * 32) + row * 32 + (piece % 2 ^ row / 4 % 2) * 16;
   }
+
+  // What product `number` of a step takes, as an operand.
+  __device__ __forceinline__ static unsigned long long described(unsigned tokens, int number) {
+    unsigned long long address = tokens + number * (kWords == 4 ? 32 : kTokens * 32);
+    unsigned long long group = kWords == 4 ? 1024 : 256, order = kWords == 4 ? 1 : 3;
+    return (address >> 4 & 0x3fff) | 1ull << 16 | group >> 4 << 32 | order << 62;
+  }
+};
+
+// A warpgroup multiplies 64 rows of weights with kCount times 32 columns of a step from product
+// `first` on, in the background.  Of its warp's tile a lane has rows 2 (lane / 4) and the next one,
+// and of the 8 words of activations of a product words lane % 4 and 4 further.
+template <int kWords, int kTokens, int kCount>
+__device__ __forceinline__ void begin_products(int (&sums)[kTokens / 2], unsigned tokens,
+                                               unsigned weights, int first, int lane) {
+  unsigned a[kCount][4];
+#pragma unroll
+  for (int i = 0; i < kCount; ++i)
+#pragma unroll
+    for (int half = 0; half < 2; ++half) {
+      int start = (first + i) * 8 + half * 4, word = start % kWords + lane % 4;
+      int next = word >= kWords;  // the word is one of the next vector
+      uint2 read = read8(weights + (start / kWords + next) * 64 + lane / 4 * 8);
+      a[i][half * 2] = signed_digit<kWords>(read.x, word - next * kWords);
+      a[i][half * 2 + 1] = signed_digit<kWords>(read.y, word - next * kWords);
+    }
   wgmma_begin();
 #pragma unroll
-  for (int i = 0; i < 2; ++i) wgmma(sums, a[i], described(tokens + i * 32));
+  for (int i = 0; i < kCount; ++i)
+    wgmma(sums, a[i], PlaceForWarpgroup<kWords, kTokens>::described(tokens, first + i));
   wgmma_end();
 }
 
@@ -103,14 +120,19 @@ __device__ __forceinline__ void wait_for(unsigned counter, int parity) {
 // For many rows: a block has kTokens rows of q and kGroups x 4 tiles of weights, one for each warp.
 // kCopyWarps more warps copy.  With kRegisters a thread that multiplies has so many registers, and
 // one that copies few.  Bound: the tensor cores.
-template <int kN, int kVectors, int kQBytes, int kGroups, int kTokens, int kStages, int kCopyWarps,
-          int kRegisters>
+template <int kN, int kVectors, int kQBytes, int kWords, int kGroups, int kTokens, int kStages,
+          int kCopyWarps, int kRegisters>
 struct Many {
   static constexpr int kSteps = (kVectors + kStepVectors - 1) / kStepVectors;
   static constexpr int kTiles = kGroups * 4;
-  static constexpr int kStage = kTokens * kRowBytes + kTiles * kTileBytes;
+  static constexpr int kStage = kTokens * kRowBytes<kWords> + kTiles * kTileBytes;
   static constexpr int kAllTiles = (kN + 15) / 16, kBlocks = (kAllTiles + kTiles - 1) / kTiles;
   static constexpr int kBand = 16;
+#if MMC_WGMMA
+  using Place = PlaceForWarpgroup<kWords, kTokens>;
+#else
+  using Place = PlaceForWarp<kWords>;
+#endif
 
   int lane, warp;
   unsigned ring, full, empty;  // a counter of each kind for each stage
@@ -134,7 +156,7 @@ struct Many {
 #if MMC_WGMMA
       if constexpr (kRegisters > 0) asm volatile("setmaxnreg.dec.sync.aligned.u32 32;");
 #endif
-      copy(Part<kVectors, kQBytes>(q, w, first_row, rows, first_tile, kAllTiles));
+      copy(Part<kVectors, kQBytes, kWords>(q, w, first_row, rows, first_tile, kAllTiles));
     } else {
 #if MMC_WGMMA
       if constexpr (kRegisters > 0)
@@ -146,12 +168,12 @@ struct Many {
     }
   }
 
-  __device__ __forceinline__ void copy(const Part<kVectors, kQBytes>& part) const {
+  __device__ __forceinline__ void copy(const Part<kVectors, kQBytes, kWords>& part) const {
     for (int step = 0; step < kSteps; ++step) {
       int slot = step % kStages;
       if (step >= kStages) wait_for(empty + slot * 8, step / kStages - 1 & 1);
-      part.template copy<kTokens, kTiles, kCopyWarps * 32, MMC_WGMMA ? 8 : 2>(
-          ring + slot * kStage, step, threadIdx.x - kTiles * 32);
+      part.template copy<kTokens, kTiles, kCopyWarps * 32, Place>(ring + slot * kStage, step,
+                                                                  threadIdx.x - kTiles * 32);
       arrive_after_copies(full + slot * 8);
     }
     asm volatile("cp.async.wait_all;" ::: "memory");
@@ -162,17 +184,19 @@ struct Many {
       int slot = step % kStages;
       wait_for(full + slot * 8, step / kStages & 1);
       unsigned tokens = ring + slot * kStage;
-      unsigned weights = tokens + kTokens * kRowBytes + warp * kTileBytes;
+      unsigned weights = tokens + kTokens * kRowBytes<kWords> + warp * kTileBytes;
 #if MMC_WGMMA
       asm volatile("fence.proxy.async.shared::cta;" ::: "memory");
-      // The digits of a half are made while the tensor cores have the one before.
-      begin_half(sums, tokens, weights, lane);
-      wgmma_wait<1>();
-      if (step > 0 && lane == 0) arrive(empty + (step - 1) % kStages * 8);
-      begin_half(sums, tokens + 64, weights + 256, lane);
-      wgmma_wait<1>();
+      // The digits of some products are made while the tensor cores have those before.
+      constexpr int kCount = kWords == 4 ? 2 : 1;
+#pragma unroll
+      for (int first = 0; first < kWords; first += kCount) {
+        begin_products<kWords, kTokens, kCount>(sums, tokens, weights, first, lane);
+        wgmma_wait<1>();
+        if (first == 0 && step > 0 && lane == 0) arrive(empty + (step - 1) % kStages * 8);
+      }
 #else
-      multiply_step<1, kTokens>(reinterpret_cast<int(&)[1][kTokens / 8][4]>(sums), tokens, weights,
+      multiply_step<kWords, 1, kTokens>(reinterpret_cast<int(&)[1][kTokens / 8][4]>(sums), tokens, weights,
                                 lane);
       __syncwarp();
       if (lane == 0) arrive(empty + slot * 8);
@@ -190,7 +214,7 @@ struct Many {
 #pragma unroll
     for (int i = 0; i < kTokens / 4; ++i) {
       int row = i / 2 * 8 + lane % 4 * 2 + i % 2;
-      int2 two{sums[i / 2 * 4 + i % 2] >> kDigitBits, sums[i / 2 * 4 + i % 2 + 2] >> kDigitBits};
+      int2 two{sums[i / 2 * 4 + i % 2] >> kDigitBits<kWords>, sums[i / 2 * 4 + i % 2 + 2] >> kDigitBits<kWords>};
       int* to = acc + static_cast<long long>(row) * kN + column;
       if (row >= rows) continue;
       if (kN % 2 == 0 && column < kN) *reinterpret_cast<int2*>(to) = two;
@@ -200,12 +224,12 @@ struct Many {
   }
 };
 
-template <int kN, int kVectors, int kQBytes, int kGroups, int kTokens, int kStages, int kCopyWarps,
-          int kRegisters>
+template <int kN, int kVectors, int kQBytes, int kWords, int kGroups, int kTokens, int kStages,
+          int kCopyWarps, int kRegisters>
 __device__ __forceinline__ void multiply_by_block(const unsigned* w, const int* q, int* acc,
                                                   long long rows, int block) {
-  Many<kN, kVectors, kQBytes, kGroups, kTokens, kStages, kCopyWarps, kRegisters>().multiply(
-      w, q, acc, rows, block);
+  Many<kN, kVectors, kQBytes, kWords, kGroups, kTokens, kStages, kCopyWarps, kRegisters>()
+      .multiply(w, q, acc, rows, block);
 }
 
 }  // namespace mmc

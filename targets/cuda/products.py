@@ -2,14 +2,16 @@
 # Every value here is a TIR expression, which TVM does not type.
 """The kernels that multiply, by the rows of activations that they are for.
 
-    few       dp4a     a block for each tile of 16 rows of weights and each row of q
+    few       dp4a     one row of q; a block for each tile of 16 rows of weights
+    two                two rows
     some      mma      8 rows of q; the warps of a block share the columns
     several            32 rows of q
     many      wgmma    128 rows of q and 64 of weights
     most      wgmma    128 rows of q and 256 of weights
 
-wgmma is there on sm_90a; elsewhere the same kernels run mma.  All give the exact int32 sums,
-whatever the order.  What runs on tensor cores is in product_some.cuh and product_many.cuh.
+wgmma is there on sm_90a; elsewhere the same kernels run mma, and so do the first two at 1.6 bits.
+All give the exact int32 sums, whatever the order.  They are templates in product_few.cuh,
+product_some.cuh and product_many.cuh.
 """
 
 from __future__ import annotations
@@ -21,14 +23,20 @@ from typing import Any
 from tvm.script.ir_builder import tirx as T
 
 from mmc.targets.cuda.code import DeviceKernel, do, make_kernel
-from mmc.targets.cuda.ternary import PARAMETERS, Matrix, few
-from mmc.targets.cuda.tuning import COPY_WARPS, ByBlock, ByWarps, Dots, Form
+from mmc.targets.cuda.ternary import PARAMETERS, STEP_VECTORS, Matrix
+from mmc.targets.cuda.tuning import COPY_WARPS, ByBlock, ByWarps, Few, Form
 
 FEW_ROWS = 2
 
 _WARP = 32
 _PROCESSORS = 100
 """About as many as a large GPU has."""
+
+
+def _few(matrix: Matrix, rows: int = 1) -> Form:
+    """More warps for long rows, and where digits take more instructions."""
+    steps = -(-matrix.vectors // STEP_VECTORS)
+    return Few(rows, 4 if matrix.layout == "2bit" and steps <= 24 else 8)
 
 
 def _some(matrix: Matrix) -> Form:
@@ -49,27 +57,39 @@ def _several(matrix: Matrix) -> Form:
 
 def emit(form: Form, matrix: Matrix, name: str) -> DeviceKernel:
     """The kernel of a form."""
-    if isinstance(form, Dots):
-        return few(matrix, name, form.warps)
+    if isinstance(form, Few):
+        return _call("multiply_few", form, matrix, name, (form.warps, form.rows))
     if isinstance(form, ByWarps):
-        sizes, resident = (form.tiles, form.rows, form.warps, form.stages), 1
-        return _call("multiply_by_warps", form, matrix, name, sizes, resident)
+        sizes = form.tiles, form.rows, form.warps, form.stages
+        return _call("multiply_by_warps", form, matrix, name, sizes, 1)
     sizes = form.groups, form.rows, form.stages, COPY_WARPS, form.registers
     return _call("multiply_by_block", form, matrix, name, sizes, form.resident)
 
 
 def _call(
-    function: str, form: Form, matrix: Matrix, name: str, sizes: tuple[int, ...], resident: int
-) -> DeviceKernel:
+    function: str, form: Form, matrix: Matrix, name: str, sizes: tuple[int, ...],
+    resident: int | None = None,
+) -> DeviceKernel:  # fmt: skip
     """A kernel that is one call of a template."""
-    given = ", ".join(map(str, (matrix.n, matrix.vectors, matrix.q_words * 4, *sizes)))
+    shape = matrix.n, matrix.vectors, matrix.q_words * 4, matrix.words
+    given = ", ".join(map(str, (*shape, *sizes)))
 
     def body(block: Any, thread: Any, w: Any, q: Any, acc: Any, rows: Any) -> None:
+        if not isinstance(form, Few):  # which asks for weights before
+            do("mmc::let_next_begin")
+            do("mmc::wait_for_launches")
         start = (T.address_of(buffer[0]) for buffer in (w, q, acc))
         do(f"mmc::{function}<{given}>", *start, rows, block)
 
-    threads = form.warps * _WARP
-    return make_kernel(name, PARAMETERS, threads, body, shared=form.shared, resident=resident)
+    return make_kernel(
+        name, PARAMETERS, form.warps * _WARP, body, shared=form.shared(matrix.words),
+        resident=resident, waits=True,
+    )  # fmt: skip
+
+
+def key(kind: str, matrix: Matrix) -> str:
+    """The name of a product of a kind with a matrix, in what was tuned."""
+    return f"{kind} {matrix}"
 
 
 @dataclass(frozen=True)
@@ -82,7 +102,8 @@ class Kind:
 
 
 KINDS = (
-    Kind("few", lambda matrix: Dots(min(8, -(-matrix.vectors // 8))), FEW_ROWS),
+    Kind("few", _few, 1),
+    Kind("two", lambda matrix: _few(matrix, 2), FEW_ROWS),
     Kind("some", _some, 8),
     Kind("several", _several, 64),
     Kind("many", lambda _: ByBlock(1, 128, 4, resident=2), 768),

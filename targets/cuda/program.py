@@ -8,13 +8,14 @@ from dataclasses import dataclass, field, replace
 from mmc.ir.graph import Graph
 from mmc.ir.op import Op
 from mmc.ir.ops.recurrence import Kernel
-from mmc.ir.types import Dim, numel, static_shape, symbol
+from mmc.ir.types import Dim, numel, symbol
 from mmc.targets.cuda import fused, persistent, products, rows
 from mmc.targets.cuda.code import DeviceKernel, generate
 from mmc.targets.cuda.launches import Argument, Choice, Entry, Group, Launch, Persistent
 from mmc.targets.cuda.planner import phases_of
+from mmc.targets.cuda.products import FEW_ROWS
 from mmc.targets.cuda.ternary import Matrix
-from mmc.targets.cuda.tuning import Tuning, key
+from mmc.targets.cuda.tuning import Tuning, fitting
 from mmc.targets.tvm.plan import Plan, lone_matmul, with_consumers
 from mmc.targets.tvm.rowwise import ROWS, flatten_rows
 
@@ -43,9 +44,9 @@ class Program:
         choices: list[Choice] = []
         together = self._together(maker, consumers, numbers) if consumers else None
         if together is not None:
-            choices.append(Choice(products.FEW_ROWS, count, (together,)))
+            choices.append(Choice(FEW_ROWS, count, (together,)))
         for kind in products.KINDS:
-            if together is not None and kind.most_rows == products.FEW_ROWS:
+            if together is not None and (kind.most_rows or FEW_ROWS + 1) <= FEW_ROWS:
                 continue
             each = (self._launches(op, numbers[op], kind) for op in members)
             choices.append(Choice(kind.most_rows, count, tuple(x for made in each for x in made)))
@@ -56,15 +57,19 @@ class Program:
         matmul = lone_matmul(op.body)
         if matmul is None:
             return self._row_launches(op, number)
-        n, k = static_shape(matmul.w.type.shape)
-        matrix, count = Matrix(n, k), numel(op.operands[0].type.shape[:-1])
-        form = self.tuning.products.get(key(kind.name, n, k)) or kind.rule(matrix)
-        name = f"ternary_{kind.name}_{n}_{k}"
+        matrix, count = Matrix.of(matmul.w), numel(op.operands[0].type.shape[:-1])
+        tuned = self.tuning.products.get(products.key(kind.name, matrix))
+        form = fitting(tuned or kind.rule(matrix), matrix.words)
+        name = f"ternary_{kind.name}_{matrix.n}_{matrix.k}_{matrix.layout.replace('.', '_')}"
         if name not in self.kernels:
             self.kernels[name] = products.emit(form, matrix, name)
         kernel, times = self.kernels[name], -(-matrix.tiles // form.tiles)
         given = _arguments(kernel, number, {ROWS: count})
-        return [Launch(name, kernel.threads, count, form.rows, times, given, kernel.shared)]
+        return [
+            Launch(
+                name, kernel.threads, count, form.rows, times, given, kernel.shared, kernel.waits
+            )
+        ]  # fmt: skip
 
     def _row_launches(self, op: Kernel, number: int) -> list[Launch]:
         body, sizes = _flat(op)
@@ -88,9 +93,8 @@ class Program:
         for op in matmuls:
             matmul = lone_matmul(op.body)
             assert matmul is not None
-            n, k = static_shape(matmul.w.type.shape)
             output = maker.results.index(op.operands[0])
-            consumers.append(fused.Consumer(output, Matrix(n, k)))
+            consumers.append(fused.Consumer(output, Matrix.of(matmul.w)))
         key = body, tuple(consumers)
         if key not in self._fused:
             name = f"{maker.body.name}_with_{len(consumers)}_{len(self._fused)}"
@@ -118,7 +122,7 @@ class Program:
         words = tuple(tuple(each) for each in phases.words())
         return Persistent(
             kernel.name, tuple(kernel.parameters), fused.BLOCKS, kernel.threads,
-            persistent.SHARED_BYTES, phases.floats, phases.rows, words,
+            kernel.shared, phases.floats, phases.rows, words,
         )  # fmt: skip
 
 

@@ -1,4 +1,5 @@
-// What runs beside a model's own kernels: the choice of the next token, and a read of all memory.
+// What runs beside a model's own kernels: the choice of the next token, weights made ready, and a
+// read of all memory.
 // Appended to every source, behind device.cuh.
 
 // Larger numbers have larger keys, NaN the largest; of equal numbers the first one has.
@@ -29,6 +30,25 @@ extern "C" __global__ void __launch_bounds__(1024)
   long long count = chosen[blockIdx.x]++;
   ids[blockIdx.x] = token;
   tokens[count % steps * gridDim.x + blockIdx.x] = token;
+}
+
+// The byte that digits.cuh reads in place of one that is stored (mmc.ir.packing, "1.6bit"): w is
+// 27 d_0 + 9 d_1 + 3 d_2 + d_3.
+__device__ __forceinline__ unsigned mmc_recoded(unsigned byte) {
+  bool other = byte > 192;  // w is 64 or more
+  unsigned w = other ? 64 + (byte - 193) % 18 : byte % 64;
+  unsigned d4 = other ? (byte - 193) / 18 : byte / 64;
+  return ((3 * w + d4) * 256 + 242) / 243;
+}
+
+// Recodes `count` words where they lie.
+extern "C" __global__ void __launch_bounds__(256) mmc_recode(unsigned* words, long long count) {
+  long long i = static_cast<long long>(blockIdx.x) * blockDim.x + threadIdx.x;
+  if (i >= count) return;
+  unsigned word = words[i], recoded = 0;
+  for (int shift = 0; shift < 32; shift += 8)
+    recoded |= mmc_recoded(word >> shift & 255) << shift;
+  words[i] = recoded;
 }
 
 // Reads `count` times 16 bytes; `sums` keeps the compiler from leaving that out.

@@ -1,9 +1,9 @@
 // Products of int8 rows and ternary matrices on tensor cores: acc[row, n] = sum of q[row] w[n].
 //
-// The columns are taken in steps of 128.  What a step needs of q and of the packed weights is
-// copied to shared memory some steps ahead, into a ring of stages:
+// A step has the columns of 8 vectors of weights: 32 kWords (digits.cuh).  What it needs of q and of
+// the packed weights is copied to shared memory some steps ahead, into a ring of stages:
 //
-//     tokens x 128 bytes of q, the 16-byte pieces of a row in an order of their own (swizzle)
+//     tokens x kRowBytes of q, in 16-byte pieces whose places the products choose (Place)
 //     tiles x 512 bytes of weights, as mmc.ir.packing draws them: 8 vectors of 16 words
 //
 // A tensor core multiplies 16 rows of weights at a time.  Its rows i and i + 8 are rows 2 i and
@@ -20,8 +20,11 @@
 namespace mmc {
 
 constexpr int kStepVectors = 8;
-constexpr int kRowBytes = 128;   // of a row of q in a stage
 constexpr int kTileBytes = 512;  // of a tile of weights in a stage
+
+// Of a row of q in a stage; with 16 bytes more than 160, words of 8 rows lie in different banks.
+template <int kWords>
+constexpr int kRowBytes = kWords == 4 ? 128 : 176;
 
 extern __shared__ __align__(1024) unsigned char shared_memory[];
 
@@ -39,17 +42,15 @@ __device__ __forceinline__ void wait_for_copies() {
   asm volatile("cp.async.wait_group %0;" :: "n"(kPending) : "memory");
 }
 
-// The digit {0, 1, 2} in the top bits of each byte of `digits * power` as 64 times {-1, 0, 1}.
-// What is added carries out of a byte, but no further: the digits below are at most 42 together.
-__device__ __forceinline__ unsigned signed_digits(unsigned digits, unsigned power) {
-  return (digits * power + 0xc0c0c0c0u) & 0xc0c0c0c0u;
-}
-
-constexpr int kDigitBits = 6;  // sums are 64 times too large
-
 __device__ __forceinline__ uint2 read8(unsigned address) {
   uint2 read;
   asm volatile("ld.shared.v2.u32 {%0, %1}, [%2];" : "=r"(read.x), "=r"(read.y) : "r"(address));
+  return read;
+}
+
+__device__ __forceinline__ unsigned read4(unsigned address) {
+  unsigned read;
+  asm volatile("ld.shared.u32 %0, [%1];" : "=r"(read) : "r"(address));
   return read;
 }
 
@@ -61,7 +62,7 @@ __device__ __forceinline__ uint4 read16(unsigned address) {
 }
 
 // The part of the matrices that some threads copy: rows of q and tiles of weights that exist.
-template <int kVectors, int kQBytes>
+template <int kVectors, int kQBytes, int kWords>
 struct Part {
   const unsigned char* q;
   const unsigned char* w;
@@ -74,25 +75,34 @@ struct Part {
         rows(static_cast<int>(rows - first_row < 1 << 30 ? rows - first_row : 1 << 30)),
         tiles(tiles - first_tile) {}
 
-  // Some threads copy a step to a stage.  kOrders: how many orders the pieces of rows have.
-  template <int kTokens, int kTiles, int kThreads, int kOrders>
+  // Some threads copy a step to a stage.
+  template <int kTokens, int kTiles, int kThreads, typename Place>
   __device__ __forceinline__ void copy(unsigned stage, int step, int thread) const {
-    constexpr int kRows = kThreads / 8;
-    int piece = thread % 8, vector = step * kStepVectors + piece;
-    const unsigned char* from = q + (thread / 8) * kQBytes + vector * 16;
-#pragma unroll
-    for (int pass = 0; pass < kTokens; pass += kRows) {
-      int row = pass + thread / 8, place = piece ^ (kOrders == 8 ? row % 8 : row % 2 * 4);
-      copy16(stage + row * kRowBytes + place * 16, from + pass * kQBytes,
-             row < rows && vector < kVectors);
-    }
-    stage += kTokens * kRowBytes + thread * 16;
-    vector = step * kStepVectors + thread % 32 / 4;
-    from = w + (thread / 32) * (kVectors * 64) + vector * 64 + thread % 4 * 16;
+    copy_pieces<kTokens, kThreads, Place, 0, 8>(stage, step, thread);
+    if constexpr (kWords == 5) copy_pieces<kTokens, kThreads, Place, 8, 2>(stage, step, thread);
+    stage += kTokens * kRowBytes<kWords> + thread * 16;
+    int vector = step * kStepVectors + thread % 32 / 4;
+    const unsigned char* from =
+        w + (thread / 32) * (kVectors * 64) + vector * 64 + thread % 4 * 16;
 #pragma unroll
     for (int tile = 0; tile < kTiles; tile += kThreads / 32)
       copy16(stage + tile * kTileBytes, from + tile * (kVectors * 64),
              tile + thread / 32 < tiles && vector < kVectors);
+  }
+
+  // Copies kCount 16-byte pieces from kFirst on of each row.
+  template <int kTokens, int kThreads, typename Place, int kFirst, int kCount>
+  __device__ __forceinline__ void copy_pieces(unsigned stage, int step, int thread) const {
+    constexpr int kRows = kThreads / kCount, kStepBytes = kStepVectors * kWords * 4;
+    int piece = kFirst + thread % kCount, at = step * kStepBytes + piece * 16;
+    const unsigned char* from = q + (thread / kCount) * kQBytes + at;
+#pragma unroll
+    for (int pass = 0; pass < kTokens; pass += kRows) {
+      int row = pass + thread / kCount;
+      if (kTokens % kRows == 0 || row < kTokens)
+        copy16(stage + Place::of(row, piece), from + pass * kQBytes,
+               row < rows && at < kVectors * kWords * 4);
+    }
   }
 };
 

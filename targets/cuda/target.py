@@ -35,10 +35,12 @@ class CudaTarget(Target):
     name: ClassVar[str] = "cuda"
     capabilities: ClassVar[Capabilities] = Capabilities(
         "NVIDIA GPUs from Ampere on, through TVM and NVRTC; compiles without a GPU",
-        ("2bit",),
+        ("auto", "2bit", "1.6bit"),
+        machine="gpu",
         kernels=True,
         token=True,
         tunes=True,
+        factors=True,
         prompt_rows=2048,
     )
 

@@ -1,11 +1,10 @@
 # pyright: basic
 # Every value here is a TIR expression, which TVM does not type.
-"""The ternary matmul on a GPU for few rows of activations; `products.py` has it for more.
+"""Packed ternary matrices on a GPU, and how a warp multiplies a part of one with a row.
 
-The weights lie in memory as `mmc.ir.packing` draws "2bit": a vector of 64 bytes holds 16 rows by 16
-columns.  A row's 4 bytes j hold the digits of columns 4 w + j at bits 2 w: masked with 3 << 2 w
-they meet the activations 4 w to 4 w + 3, which are one word.  Digits stay in place, as 0, 1, 2; the
-sum of the activations is subtracted at the end.
+The weights lie in memory as `mmc.ir.packing` draws them: a vector of 64 bytes holds 16 rows by 16
+columns at 2 bits, by 20 at 1.6 bits.  A row's 4 bytes of a vector meet 4 or 5 words of
+activations.  digits.cuh says how digits are read, and what each lane of a warp has.
 """
 
 from __future__ import annotations
@@ -15,15 +14,17 @@ from typing import Any
 
 from tvm.script.ir_builder import tirx as T
 
-from mmc.ir.packing import TILE_ROWS, tile_vectors
-from mmc.targets.cuda.code import DeviceKernel, call, do, make_kernel
+from mmc.ir.op import Value
+from mmc.ir.packing import BLOCKS, TILE_ROWS, Layout, tile_vectors
+from mmc.ir.types import static_shape
+from mmc.targets.cuda.code import do
 from mmc.targets.layout import int8_row_bytes
-from mmc.targets.tvm.elementary import hold
 
 PARAMETERS = {"in_1": "uint32*", "in_0": "int32*", "out_0": "int32*", "size_rows": "int64"}
 """Weights, q, sums and the rows of q: the same for all kernels that multiply."""
 
-_WARP = 32
+STEP_VECTORS = 8
+"""Vectors of a tile that a warp multiplies at once."""
 
 
 @dataclass(frozen=True)
@@ -32,99 +33,65 @@ class Matrix:
 
     n: int
     k: int
+    layout: Layout
+
+    @staticmethod
+    def of(weight: Value) -> Matrix:
+        """The matrix of a packed weight."""
+        n, k = static_shape(weight.type.shape)
+        layout = weight.type.dtype.layout
+        assert layout is not None
+        return Matrix(n, k, layout)
+
+    def __str__(self) -> str:
+        return f"{self.n} x {self.k} {self.layout}"
 
     @property
     def tiles(self) -> int:
         return -(-self.n // TILE_ROWS)
 
     @property
+    def words(self) -> int:
+        """Words of activations that a vector meets."""
+        return BLOCKS[self.layout].words
+
+    @property
+    def step_bytes(self) -> int:
+        """Activations that a warp multiplies at once."""
+        return STEP_VECTORS * 4 * self.words
+
+    @property
     def vectors(self) -> int:
-        return tile_vectors(self.k, "2bit")
+        return tile_vectors(self.k, self.layout)
 
     @property
     def q_words(self) -> int:
         return int8_row_bytes(self.k) // 4
 
 
-def _local(count: int, dtype: str) -> Any:
-    return T.alloc_buffer((count,), dtype, scope="local")
+class WarpSums:
+    """What a lane of a warp adds up: a row of activations times a tile of 16 rows of weights."""
 
+    def __init__(self, matrix: Matrix, lane: Any) -> None:
+        self.words, self.vectors, self.lane = matrix.words, matrix.vectors, lane
+        count = {4: 17, 5: 8}[matrix.words]  # WarpSums in digits.cuh
+        self._sums = T.alloc_buffer((count,), "int32", scope="local")
+        for i in range(count):
+            T.buffer_store(self._sums, T.int32(0), [i])
 
-def zeros(count: int) -> Any:
-    buffer = _local(count, "int32")
-    for i in range(count):
-        T.buffer_store(buffer, T.int32(0), [i])
-    return buffer
+    def load(self, source: str, packed: Any, tile: Any, first: Any, *, past: bool) -> None:
+        """Read 4 words, the lane's of the 8 vectors of a tile from `first` on.
 
+        source: "once" from memory, or "shared".  past: whether there may be fewer; the last vector
+        is read in place of others then, to be multiplied with zeros.
+        """
+        vectors = self.vectors if past else 0
+        do(f"mmc_load_{source}<{self.words}, {vectors}>", packed, tile, first, self.lane)
 
-def _wide(x: Any) -> Any:
-    return T.cast(x, "int64")
+    def add(self, packed: Any, activations: Any) -> None:
+        """Multiply them with the activations of these vectors, which begin at an address."""
+        do(f"mmc_add<{self.words}>", T.address_of(self._sums[0]), packed, activations, self.lane)
 
-
-SUMS = 17
-"""What a thread adds up with dp4a: 4 rows by 4 positions of a digit in a byte, and activations."""
-
-
-def multiply_in_place(packed: Any, first: int, activations: Any, sums: Any) -> None:
-    """Multiply 4 rows x 16 columns, the words of `packed` from `first` on, digits as they stand."""
-    for i in range(4):
-        for word in range(4):
-            digits = packed[first + i] & T.uint32(0x03030303 << 2 * word)
-            at = i * 4 + word
-            total = call("mmc_dot4", "int32", digits, activations[word], sums[at])
-            T.buffer_store(sums, total, [at])
-    for word in range(4):
-        total = call("__dp4a", "int32", T.int32(0x01010101), activations[word], sums[16])
-        T.buffer_store(sums, total, [16])
-
-
-def store_part(sums: Any, parts: Any, start: Any, lane: Any) -> None:
-    """Add up over the lanes of a warp, and write the sums of 16 rows."""
-    totals = []
-    for i in range(4):
-        total = sums[i * 4] - sums[16]
-        for word in range(1, 4):
-            total = total + T.shift_right(sums[i * 4 + word], T.int32(2 * word))
-        totals.append(total)
-    total = hold(call("mmc_sum_of_four", "int32", *totals))  # by all lanes
-    with T.If(lane < 16), T.Then():
-        at = start + lane % 4 * 4 + call("mmc_summed", "int32")
-        T.buffer_store(parts, total, [at])
-
-
-def few(matrix: Matrix, name: str, warps: int) -> DeviceKernel:
-    """Blocks: tiles x rows.  Bound: reading the weights."""
-    steps = -(-matrix.vectors // 8)
-
-    def body(block: Any, thread: Any, w: Any, q: Any, acc: Any, rows: Any) -> None:
-        lane, warp = thread % _WARP, thread // _WARP
-        tile = T.Bind(_wide(block % matrix.tiles))
-        row = T.Bind(_wide(T.truncdiv(block, matrix.tiles)))
-        packed, activations = _local(4, "uint32"), _local(4, "int32")
-        sums = zeros(SUMS)
-        for step in range(-(-steps // warps)):
-            vector = T.Bind((step * warps + warp) * 8 + lane // 4)
-
-            def multiply(vector: Any = vector) -> None:
-                start = (tile * matrix.vectors + _wide(vector)) * 16 + _wide(lane % 4 * 4)
-                do("mmc_stream16", T.address_of(packed[0]), T.address_of(w[start]))
-                q_start = row * matrix.q_words + _wide(vector) * 4
-                do("mmc_load16", T.address_of(activations[0]), T.address_of(q[q_start]))
-                multiply_in_place(packed, 0, activations, sums)
-
-            if (step + 1) * warps * 8 <= matrix.vectors:
-                multiply()
-            else:
-                with T.If(vector < matrix.vectors), T.Then():
-                    multiply()
-        parts = T.alloc_buffer((warps * TILE_ROWS,), "int32", scope="shared")
-        store_part(sums, parts, warp * TILE_ROWS, lane)
-        T.evaluate(T.cuda.cta_sync())
-        column = T.Bind(tile * TILE_ROWS + _wide(thread))
-        with T.If(T.And(thread < TILE_ROWS, column < matrix.n)), T.Then():
-            total = parts[thread]
-            for other in range(1, warps):
-                total = total + parts[other * TILE_ROWS + thread]
-            T.buffer_store(acc, total, [row * matrix.n + column])
-
-    return make_kernel(name, PARAMETERS, warps * _WARP, body)
+    def store(self, parts: Any) -> None:
+        """Write the sums of the 16 rows."""
+        do(f"mmc_store<{self.words}>", parts, T.address_of(self._sums[0]), self.lane)

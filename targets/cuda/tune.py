@@ -48,7 +48,7 @@ from mmc.targets.cuda.driver import (
 from mmc.targets.cuda.executable import CudaExecutable, planned
 from mmc.targets.cuda.launches import Entry, from_json
 from mmc.targets.cuda.ternary import Matrix
-from mmc.targets.cuda.tuning import FILE, FORMS, Form, Plan, Tuning, key, to_json
+from mmc.targets.cuda.tuning import FILE, FORMS, Form, Plan, Tuning, fitting, to_json
 from mmc.targets.tvm.plan import lone_matmul
 from mmc.targets.weights_file import WeightsFile
 
@@ -60,7 +60,7 @@ ROUNDS = 7
 GAIN = 1.02
 """How much faster than the rule's a form must be: less may be chance."""
 
-ROWS = {"few": 1, "some": 8, "several": 32, "many": 512, "most": 2048}
+ROWS = {"few": 1, "two": 2, "some": 8, "several": 32, "many": 512, "most": 2048}
 """Rows of q that a kind is timed with."""
 
 STEPS = 64
@@ -79,7 +79,7 @@ class Job:
 
     @property
     def name(self) -> str:
-        return key(self.kind, self.matrix.n, self.matrix.k)
+        return products.key(self.kind, self.matrix)
 
 
 @dataclass(frozen=True)
@@ -129,12 +129,12 @@ def jobs_of(entries: Mapping[str, Graph]) -> list[Job]:
     """Every kind of product with every matrix of the graphs."""
     bodies = {op.body for graph in entries.values() for op in graph if isinstance(op, Kernel)}
     products_of = (lone_matmul(body) for body in bodies)
-    matrices = {static_shape(m.w.type.shape) for m in products_of if m is not None}
+    matrices = {Matrix.of(m.w) for m in products_of if m is not None}
     return [
-        Job(kind.name, Matrix(n, k), tuple(dict.fromkeys((rule, *FORMS[kind.name]))))
-        for n, k in sorted(matrices)
+        Job(kind.name, matrix, tuple(dict.fromkeys(fitting(form, matrix.words) for form in forms)))
+        for matrix in sorted(matrices, key=str)
         for kind in products.KINDS
-        for rule in [kind.rule(Matrix(n, k))]
+        for forms in [(kind.rule(matrix), *FORMS[kind.name])]
     ]
 
 
@@ -168,7 +168,7 @@ class _Bench:
         self.job, self.code, self.parameters = job, code, parameters
         matrix, self.rows = job.matrix, ROWS[job.kind]
         random = np.random.default_rng(0)
-        packed = pack(random.integers(-1, 2, (matrix.n, matrix.k), np.int8), "2bit")
+        packed = pack(random.integers(-1, 2, (matrix.n, matrix.k), np.int8), matrix.layout)
         self.copies, self.bytes = -(-int(COLD_BYTES) // packed.size), packed.size
         self.weights = Memory(self.copies * packed.size)
         self.weights.write(0, packed)
@@ -188,9 +188,18 @@ class _Bench:
             "in_0": (self.q.address, POINTER), "out_0": (self.acc.address, POINTER),
             "size_rows": (self.rows, INT64), "blocks": (blocks, INT32),
         }  # fmt: skip
-        function = self.code.kernel(f"form_{number}_kernel", form.shared)
+        shared, name = form.shared(job.matrix.words), f"form_{number}_kernel"
+        function = self.code.kernel(name, shared)
+        early = self.code.can_wait(name)
         arguments = [given[name] for name in self.parameters[number]]
-        launch(function, blocks, form.warps * 32, arguments, form.shared)
+        launch(
+            function,
+            blocks,
+            form.warps * 32,
+            arguments,
+            shared,
+            early=early,
+        )
 
     def sums(self, number: int) -> np.ndarray:
         self.acc.fill(0)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal, TypeAlias, cast
 
@@ -17,8 +17,9 @@ from mmc.errors import MmcError
 FORMAT = 1
 FILE = "tuning.json"
 
-ROW_BYTES, TILE_BYTES, COUNTER_BYTES = 128, 512, 16
-"""Bytes of a row of q, of a tile of weights, and of the counters of a stage (stage.cuh)."""
+ROW_BYTES, TILE_BYTES, COUNTER_BYTES = {4: 128, 5: 176}, 512, 16
+"""Bytes of a row of q by words of a vector, of a tile of weights, and of the counters of a stage
+(stage.cuh)."""
 
 MOST_SHARED = 99 << 10
 """Bytes of shared memory that a block may have on every GPU from Ampere on."""
@@ -27,12 +28,17 @@ COPY_WARPS = 4
 
 
 @dataclass(frozen=True)
-class Dots:
-    """dp4a: a block for each tile of 16 rows of weights and each row of q, with so many warps."""
+class Few:
+    """`multiply_few`: a block for each tile of 16 rows of weights; its warps share the columns."""
 
+    rows: int
     warps: int
 
-    tiles, rows, shared = 1, 1, 0
+    tiles = 1
+
+    def shared(self, words: int) -> int:
+        """Bytes of shared memory besides what the kernel declares, by words of a vector."""
+        return 0
 
 
 @dataclass(frozen=True)
@@ -44,9 +50,9 @@ class ByWarps:
     warps: int
     stages: int
 
-    @property
-    def shared(self) -> int:
-        return self.warps * self.stages * (self.rows * ROW_BYTES + self.tiles * TILE_BYTES)
+    def shared(self, words: int) -> int:
+        stage = self.rows * ROW_BYTES[words] + self.tiles * TILE_BYTES
+        return self.warps * self.stages * stage
 
 
 @dataclass(frozen=True)
@@ -67,13 +73,13 @@ class ByBlock:
     def warps(self) -> int:
         return self.tiles + COPY_WARPS
 
-    @property
-    def shared(self) -> int:
-        return self.stages * (self.rows * ROW_BYTES + self.tiles * TILE_BYTES + COUNTER_BYTES)
+    def shared(self, words: int) -> int:
+        stage = self.rows * ROW_BYTES[words] + self.tiles * TILE_BYTES + COUNTER_BYTES
+        return self.stages * stage
 
 
-Form: TypeAlias = Dots | ByWarps | ByBlock
-_FORMS: Mapping[str, type[Form]] = {form.__name__: form for form in (Dots, ByWarps, ByBlock)}
+Form: TypeAlias = Few | ByWarps | ByBlock
+_FORMS: Mapping[str, type[Form]] = {form.__name__: form for form in (Few, ByWarps, ByBlock)}
 
 _SOME = [ByWarps(t, 8, w, s) for t in (1, 2, 3) for w in (4, 8) for s in (2, 4, 6)]
 _SEVERAL = [
@@ -87,13 +93,24 @@ _MANY: list[Form] = [
 ]
 
 FORMS: Mapping[str, tuple[Form, ...]] = {
-    name: tuple(form for form in forms if form.shared <= MOST_SHARED)
+    name: tuple(form for form in forms if form.shared(4) <= MOST_SHARED)
     for name, forms in {
-        "few": [Dots(w) for w in (1, 2, 4, 8)],
+        "few": [Few(1, w) for w in (2, 4, 8, 16)], "two": [Few(2, w) for w in (2, 4, 8)],
         "some": _SOME, "several": _SEVERAL, "many": _MANY, "most": _MANY,
     }.items()
 }  # fmt: skip
 """What each kind of product (products.py) may be, by the name of the kind."""
+
+
+def fitting(form: Form, words: int) -> Form:
+    """The form with as many stages as a block has memory for, and with fewer warps before one."""
+    while form.shared(words) > MOST_SHARED and not isinstance(form, Few):
+        if isinstance(form, ByWarps) and form.stages == 2:
+            form = replace(form, warps=form.warps // 2, stages=4)
+        else:
+            form = replace(form, stages=form.stages - 1)
+    return form
+
 
 Plan: TypeAlias = Literal["one launch", "launches"]
 
@@ -102,18 +119,13 @@ Plan: TypeAlias = Literal["one launch", "launches"]
 class Tuning:
     """The choices of a measurement; where there is none, rules choose.
 
-    device: where it was measured.  products: by kind, rows and columns ("some 5632 x 2048").
+    device: where it was measured.  products: by kind and matrix ("some 5632 x 2048 2bit").
     token: how the step of one sequence runs.
     """
 
     device: str = ""
     products: Mapping[str, Form] = field(default_factory=dict[str, Form])
     token: Plan = "one launch"
-
-
-def key(kind: str, n: int, k: int) -> str:
-    """The name of a product of a kind with a matrix of n rows and k columns."""
-    return f"{kind} {n} x {k}"
 
 
 def to_json(tuning: Tuning) -> str:
@@ -142,6 +154,7 @@ def read(path: Path) -> Tuning:
 def _form(name: str, record: Mapping[str, Mapping[str, int]]) -> Form:
     ((form, sizes),) = record.items()
     made = _FORMS[form](**sizes)
-    if made not in FORMS[name.partition(" ")[0]]:
+    known = FORMS[name.partition(" ")[0]]
+    if made not in {fitting(form, words) for form in known for words in ROW_BYTES}:
         raise ValueError(f"{made} is no form of {name!r}")
     return made

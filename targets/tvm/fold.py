@@ -10,7 +10,7 @@ from typing import Any
 from tvm.script.ir_builder import tirx as T
 
 from mmc.ir.op import Op
-from mmc.ir.ops.norm import RmsStatistic
+from mmc.ir.ops.norm import MeanSquare, RmsStatistic
 from mmc.ir.ops.reduce import ArgMax, Max, Mean
 from mmc.ir.types import DType
 from mmc.targets.tvm import elementary
@@ -71,8 +71,8 @@ def for_columns(
 class Fold:
     """The running result of a reduction, lane by lane.
 
-    sum, mean: a sum.  rms_statistic: a sum of squares.  max: the largest.  arg_max: the largest and
-    where it was met first.
+    sum, mean: a sum.  mean_square, rms_statistic: a sum of squares.  max: the largest.  arg_max:
+    the largest and where it was met first.
     """
 
     def __init__(self, op: Op, lanes: int) -> None:
@@ -87,7 +87,7 @@ class Fold:
 
     def add(self, x: Vector, position: Any) -> None:
         x = hold(elementary.convert(x, self.dtype))
-        if isinstance(self.op, RmsStatistic):
+        if isinstance(self.op, MeanSquare | RmsStatistic):
             x = x * x
         if isinstance(self.op, ArgMax):
             better = x > self.total[0]
@@ -109,7 +109,7 @@ class Fold:
 def finish(op: Op, total: Vector, size: Any) -> Vector:
     """From the running result to the result; `size` is the number of elements."""
     _, lanes = elementary.dtype_of(total)
-    if isinstance(op, Mean | RmsStatistic):
+    if isinstance(op, Mean | MeanSquare | RmsStatistic):
         length = float(size) if isinstance(size, int) else T.cast(size, "float32")
         total = total / (number(length, "float32", lanes) if isinstance(size, int)
                          else spread(length, lanes))  # fmt: skip

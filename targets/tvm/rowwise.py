@@ -16,7 +16,8 @@ ROWS = "rows"
 
 _ROW_BY_ROW = (
     pointwise.Unary, pointwise.Binary, pointwise.Where, norm.RmsNorm, norm.RmsStatistic,
-    norm.LayerNorm, ternary.Quantizes, ternary.Dequantize, ternary.TernaryMatmul, Gather, Input,
+    norm.MeanSquare, norm.LayerNorm, ternary.Quantizes, ternary.Dequantize,
+    ternary.TernaryMatmul, Gather, Input,
 )  # fmt: skip
 _LAST_AXIS = (reduce.Sum, reduce.Mean, reduce.Max, reduce.Softmax, Slice)
 

@@ -18,7 +18,7 @@ from dataclasses import dataclass, field
 from mmc.ir.op import Op, Value, producer
 from mmc.ir.ops import pointwise as ir
 from mmc.ir.ops.linear import Linear, Matmul
-from mmc.ir.ops.norm import RmsStatistic
+from mmc.ir.ops.norm import MeanSquare, RmsStatistic
 from mmc.ir.ops.recurrence import CausalConv
 from mmc.ir.ops.reduce import ArgMax, CumSum, Max, Mean, Reduction, Sum
 from mmc.ir.ops.shape import Concat, Expand, Gather, Pad, Permute, Reshape, Slice
@@ -59,7 +59,7 @@ def is_costly(op: Op) -> bool:
 
 def is_row_reduction(op: Op) -> bool:
     """Whether the operation reduces the last axis and keeps it."""
-    if isinstance(op, RmsStatistic):
+    if isinstance(op, MeanSquare | RmsStatistic):
         return True
     known = isinstance(op, Sum | Mean | Max | ArgMax)
     return known and op.keepdims and op.axis in (-1, op.x.type.rank - 1)

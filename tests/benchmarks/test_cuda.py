@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+import pytest
 
 from benchmarks.cpu import document
 from benchmarks.cuda.__main__ import DOCUMENT, SECTIONS
 from benchmarks.cuda.models import RandomWeights
-from benchmarks.cuda.prepare import copies, products
+from benchmarks.cuda.prepare import copies, distinct, products, sets
 from benchmarks.cuda.shapes import SHAPES, Shape, graphs
 from benchmarks.make_random_model import write
 from mmc.driver import REWRITE, analyse, entries
 from mmc.frontends.checkpoint import load
-from mmc.ir.packing import unpack
+from mmc.ir.packing import packed_bytes, unpack
 from mmc.ir.text import render
 from mmc.passes.registry import load_pass
 from mmc.targets.registry import load_target
@@ -41,8 +43,9 @@ def test_a_shape_alone_gives_the_graphs_of_a_checkpoint(tmp_path: Path) -> None:
     assert {name: render(graph) for name, graph in found.items()} == wanted
 
 
-def test_random_weights_are_ternary_and_finite(tmp_path: Path) -> None:
-    graph = graphs(SMALL, load_target("cuda"))["token"]
+@pytest.mark.parametrize("shape", [SMALL, replace(SMALL, weights="1.6bit", embedding="int8")])
+def test_random_weights_are_ternary_and_finite(shape: Shape, tmp_path: Path) -> None:
+    graph = graphs(shape, load_target("cuda"))["token"]
     write_weights(tmp_path / "weights", list(graph.weights), RandomWeights(list(graph.weights)))
     file = WeightsFile.open(tmp_path / "weights")
     packed = [weight for weight in graph.weights if weight.type.dtype.layout is not None]
@@ -52,14 +55,20 @@ def test_random_weights_are_ternary_and_finite(tmp_path: Path) -> None:
             n, k = weight.type.shape
             assert isinstance(n, int)
             assert isinstance(k, int)
-            trits = unpack(file.array(weight), n, k, "2bit")
+            layout = weight.type.dtype.layout
+            assert layout is not None
+            assert layout == shape.weights
+            trits = unpack(file.array(weight), n, k, layout)
             assert set(np.unique(trits).tolist()) == {-1, 0, 1}
         else:
             assert np.isfinite(file.array(weight).astype(np.float32)).all()
 
 
 def test_sets_of_matrices_do_not_fit_a_cache() -> None:
-    for shape in SHAPES.values():
-        graph = products("layer", shape.matrices)
-        assert len(graph.outputs) == copies(shape.matrices) * len(shape.matrices)
-        assert copies(shape.matrices) * sum(n * k for n, k in shape.matrices) / 4 >= 150e6
+    chosen = sets(SHAPES)
+    assert len(chosen) == 2 * (len(distinct(SHAPES)) + 1)
+    for (name, layout), matrices in chosen.items():
+        graph = products(name, matrices, layout)
+        assert len(graph.outputs) == copies(matrices, layout) * len(matrices)
+        size = sum(packed_bytes(n, k, layout) for n, k in matrices)
+        assert copies(matrices, layout) * size >= 150e6

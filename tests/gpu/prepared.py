@@ -12,8 +12,9 @@ import importlib.util
 import json
 import os
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from functools import cache
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -24,8 +25,8 @@ import mmc
 from mmc.ir.graph import Graph, graph_of
 from mmc.ir.ops.recurrence import Kernel
 from mmc.ir.ops.source import Input, Weight
-from mmc.ir.ops.ternary import TernaryMatmul
-from mmc.ir.packing import pack
+from mmc.ir.ops.ternary import AbsMax, Dequantize, RmsNormQuantize, TernaryMatmul
+from mmc.ir.packing import Layout, pack
 from mmc.ir.tensors import Tensors
 from mmc.ir.text import render
 from mmc.ir.types import DType, TensorType, symbol
@@ -65,6 +66,22 @@ MATRICES: Mapping[str, np.ndarray] = {
 ONE = "100x300"
 """The one that the part `product` holds."""
 
+DENSE = "_1_6bit"
+"""Behind the names of entries whose weights have 1.6 bits."""
+
+
+def layouts(names: Iterable[str]) -> dict[str, Layout]:
+    """Entries for both layouts."""
+    both: dict[str, Layout] = {}
+    for name in names:
+        both |= {name: "2bit", f"{name}{DENSE}": "1.6bit"}
+    return both
+
+
+def trits_of(entry: str) -> np.ndarray:
+    """The matrix of an entry."""
+    return MATRICES[entry.removesuffix(DENSE)]
+
 
 def row_graph(name: str) -> Graph:
     """The body of a case as a kernel over inputs of the same names."""
@@ -74,23 +91,60 @@ def row_graph(name: str) -> Graph:
     return graph_of(name, outputs)
 
 
-def product_graph(name: str, n: int, k: int) -> Graph:
+def product_graph(name: str, n: int, k: int, layout: Layout = "2bit") -> Graph:
     """acc [rows, n] of q [rows, k] and a packed matrix."""
-    packed = TensorType(DType.packed("2bit"), (n, k))
+    packed = TensorType(DType.packed(layout), (n, k))
     q, w = Input("q", TensorType(DType.I8, (ROWS, k))), Input("w", packed)
     body = graph_of("ternary_matmul", {"acc": TernaryMatmul(q, w)})
     given = (q, Weight(name, packed))
     return graph_of(name, {"acc": Kernel(given, body).results[0]})
 
 
-def write(folder: Path, graphs: Mapping[str, Graph], mcpu: str | None) -> None:
+CHAINS: Mapping[str, tuple[int, ...]] = {
+    "narrow_and_wide": (64, 6352, 64, 35_904),  # a block has more columns than threads
+    "long": (4096, 6352),  # the weights of a block come in several pieces
+    "longer": (13_040, 32),  # a tile is a piece
+}
+"""Columns of rows that are multiplied one behind the other."""
+
+
+def chain_graph(
+    name: str, widths: Sequence[int], layout: Layout = "2bit"
+) -> tuple[Graph, dict[str, tuple[int, int]]]:
+    """Rows that are normed, rounded and multiplied with matrix after matrix; sizes of these."""
+    sizes = dict[str, tuple[int, int]]()
+    x = Input("x", TensorType(DType.F32, (ROWS, widths[0])))
+    given, inputs, y = (x,), (Input("x", x.type),), Input("x", x.type)
+    for k, n in pairwise(widths):
+        made = RmsNormQuantize(y, None, 1e-6, AbsMax(127.0, -128, 127, 1e-5)).results
+        body = graph_of("norm_quantize", {"q": made[0], "s": made[1]}, inputs)
+        q, s = Kernel(given, body).results
+        w = Weight(f"{name}.{n}x{k}", TensorType(DType.packed(layout), (n, k)))
+        sizes[w.name] = n, k
+        q_in, w_in = Input("q", q.type), Input("w", w.type)
+        body = graph_of("ternary_matmul", {"acc": TernaryMatmul(q_in, w_in)})
+        given = Kernel((q, w), body).results[0], s
+        inputs = Input("acc", given[0].type), Input("s", s.type)
+        y = Dequantize(*inputs)
+    last = Kernel(given, graph_of("dequantize", {"y": y}, inputs))
+    return graph_of(name, {"y": last.results[0]}), sizes
+
+
+def write(
+    folder: Path, graphs: Mapping[str, Graph], mcpu: str | None,
+    matrices: Mapping[str, np.ndarray] = MATRICES,
+) -> None:  # fmt: skip
     """Build graphs of kernels as an artefact has them."""
     folder.mkdir(parents=True)
     weights = list(dict.fromkeys(w for graph in graphs.values() for w in graph.weights))
     tensors = Tensors()
     for name, graph in graphs.items():
         (folder / graph_file(name)).write_text(render(graph))
-    packed = {weight.name: pack(MATRICES[weight.name], "2bit") for weight in weights}
+    packed = {
+        w.name: pack(matrices[w.name], layout)
+        for w in weights
+        if (layout := w.type.dtype.layout) is not None
+    }
     write_weights(folder / "weights.safetensors", weights, packed)
     built = load_target("cuda").build(graphs, tensors, folder, lambda _: None, BuildOptions(mcpu))
     (folder / "built.json").write_text(json.dumps([list(graphs), dict(built.facts)]))
@@ -105,11 +159,31 @@ def write_product(folder: Path, mcpu: str | None) -> None:
 
 
 def write_products(folder: Path, mcpu: str | None) -> None:
-    write(folder, {name: product_graph(name, *x.shape) for name, x in MATRICES.items()}, mcpu)
+    graphs: dict[str, Graph] = {}
+    for name, layout in layouts(MATRICES).items():
+        n, k = trits_of(name).shape
+        graphs[name] = product_graph(name, n, k, layout)
+    write(folder, graphs, mcpu, {name: trits_of(name) for name in graphs})
+
+
+def write_chains(folder: Path, mcpu: str | None) -> None:
+    made = {
+        name: chain_graph(name, CHAINS[name.removesuffix(DENSE)], layout)
+        for name, layout in layouts(CHAINS).items()
+    }
+    matrices = {
+        key: random_trits(*size) for _, sizes in made.values() for key, size in sizes.items()
+    }
+    write(folder, {name: graph for name, (graph, _) in made.items()}, mcpu, matrices)
 
 
 def write_example(folder: Path, mcpu: str | None) -> None:
-    mmc.compile(EXAMPLE, target="cuda", mcpu=mcpu, out=folder)
+    mmc.compile(EXAMPLE, target="cuda", weights="2bit", mcpu=mcpu, out=folder)
+
+
+def write_dense(folder: Path, mcpu: str | None) -> None:
+    """The example in fewer bits."""
+    mmc.compile(EXAMPLE, target="cuda", weights="1.6bit", mcpu=mcpu, out=folder)
 
 
 def write_tokens(folder: Path, mcpu: str | None) -> None:
@@ -123,7 +197,9 @@ PARTS = {
     "rows": write_rows,
     "product": write_product,
     "products": write_products,
+    "chains": write_chains,
     "example": write_example,
+    "dense": write_dense,
     "tokens": write_tokens,
 }
 

@@ -26,13 +26,17 @@ from mmc.targets.registry import load_target
 from tests.end_to_end.compiled import token_ids, workspace
 from tests.end_to_end.test_golden import difference, golden
 from tests.gpu.prepared import (
+    CHAINS,
+    DENSE,
     MATRICES,
     NEW_TOKENS,
     ONE,
     WITHOUT_KERNEL,
+    layouts,
     loaded,
     prepared,
     prompt,
+    trits_of,
 )
 from tests.targets import row_cases
 from tests.targets.row_cases import CASES, INDEPENDENT, STEPWISE, Arrays
@@ -194,6 +198,21 @@ def test_a_call_can_be_repeated_and_leaves_alone_what_it_gave() -> None:
     assert all(np.array_equal(np.asarray(state.arrays[n]), old) for n, old in before.items())
 
 
+def test_weights_in_fewer_bits_give_the_same_bits() -> None:
+    """The sums are the same integers."""
+    dense = mmc.load(prepared("dense"))
+    assert isinstance(dense, mmc.Model)
+    for batch in (1, 2, 5, 40):
+        ids = token_ids(model().vocab_size, batch, 40)
+        made = [each.prefill(ids) for each in (model(), dense)]
+        for _ in range(3):
+            (wanted, wanted_state), (logits, state) = made
+            assert np.array_equal(logits, wanted)
+            assert same(state, wanted_state)
+            token = wanted.argmax(-1)
+            made = [model().decode(token, wanted_state), dense.decode(token, state)]
+
+
 # One launch for a token --------------------------------------------------------------------------
 
 
@@ -224,6 +243,24 @@ def test_one_launch_gives_what_many_give(tmp_path: Path) -> None:
         assert same(state, wanted_state)
 
 
+@pytest.mark.parametrize("name", layouts(CHAINS))
+def test_one_launch_of_any_shape_gives_what_many_give(name: str, tmp_path: Path) -> None:
+    plain = name.removesuffix(DENSE)
+    x = np.random.default_rng(1).normal(size=(1, CHAINS[plain][0])).astype(np.float32)
+    folder = shutil.copytree(prepared("chains"), tmp_path / "launches")
+    record = json.loads((folder / "lib" / "launches.json").read_text())
+    assert record[name]["persistent"] is not None
+    record[name]["persistent"] = None
+    (folder / "lib" / "launches.json").write_text(json.dumps(record))
+    wanted = loaded(folder).run(name, {"x": x})["y"]
+    one = loaded(prepared("chains"))
+    for _ in range(50):
+        np.testing.assert_array_equal(one.run(name, {"x": x})["y"], wanted)
+    np.testing.assert_array_equal(one.run(plain, {"x": x})["y"], wanted)
+    assert np.isfinite(wanted).all()
+    assert wanted.any()
+
+
 def test_what_is_not_a_number_is_no_missing_float() -> None:
     """Such bits mark a float that is missing: nobody may wait for one that a caller gave."""
     state = model().empty_state(1)
@@ -236,7 +273,7 @@ def test_what_is_not_a_number_is_no_missing_float() -> None:
 
 # Ternary products --------------------------------------------------------------------------------
 
-KINDS = ("few", "some", "several", "many", "most")
+KINDS = ("few", "two", "some", "several", "many", "most")
 ROWS = (1, 2, 3, 7, 8, 9, 31, 32, 33, 64, 65, 127, 128, 129, 200, 2100)
 MOST_ACTIVATIONS = 1 << 22
 Groups = dict[str, list[list[dict[str, Any]]]]
@@ -283,11 +320,11 @@ def test_every_kind_of_product_is_tested() -> None:
     assert {kind_of(c) for entry in made for group in entry for c in group} == set(KINDS)
 
 
-@pytest.mark.parametrize("name", MATRICES)
+@pytest.mark.parametrize("name", layouts(MATRICES))
 @pytest.mark.parametrize("kind", KINDS)
 def test_sums_are_exact(kind: str, name: str) -> None:
     executable, most_rows = products_by(kind)
-    trits = MATRICES[name]
+    trits = trits_of(name)
     for rows in (r for r in ROWS if r <= most_rows and r * trits.shape[1] <= MOST_ACTIVATIONS):
         random = np.random.default_rng([rows, *trits.shape])
         drawn = random.integers(-128, 128, (rows, trits.shape[1]), np.int8)

@@ -366,6 +366,7 @@ case(
 # Norms and dense products.
 
 WIDE, GAIN, BIAS = normal(2, 3, 16) * 3, normal(16), normal(16)
+case(norm.MeanSquare, norm.MeanSquare, (WIDE,), lambda x: x.square().mean(-1, True))
 for eps in (1e-6, 1.0):
     case(
         norm.RmsStatistic,

@@ -495,3 +495,27 @@ def test_a_pass_that_does_nothing_compares_nothing() -> None:
     graph = graph_of("g", {"y": Neg(X)})
     found = check_pass("p", graph, graph, {}, Tensors(), [random_inputs(graph)])
     assert (found.holds, found.values) == (True, 0)
+
+
+def compared(name: str, old: np.ndarray, *changes: int) -> PassCheck:
+    """Numbers beside the same ones of which the first have changed."""
+    new = old.copy()
+    new[: len(changes)] += np.array(changes, old.dtype)
+    check = PassCheck(name, "graph")
+    check.compare(Input("x", TensorType(DType.I8, (old.size,))), old, new)
+    return check
+
+
+def test_a_pass_that_reorders_products_may_flip_an_activation() -> None:
+    activations = np.zeros(3000, np.int8)
+    found = compared("factor-norms", activations, 1, -1)
+    assert found.holds
+    assert found.flips == 2
+    assert not found.integers_identical
+    for name, numbers, changes in (
+        ("canonicalize", activations, [1]),  # it has no reason to
+        ("factor-norms", activations, [2]),  # that is no rounding
+        ("factor-norms", activations, [1] * 9),  # too many
+        ("factor-norms", activations.astype(np.int32), [1]),  # sums are exact
+    ):
+        assert not compared(name, numbers, *changes).holds

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 
 from mmc.ir.graph import graph_of
@@ -12,13 +14,14 @@ from mmc.ir.packing import packed_bytes
 from mmc.ir.tensors import Tensors
 from mmc.ir.types import DType, TensorType
 from mmc.passes.base import Log
-from mmc.passes.layout_cost import CACHE_BYTES, costs
+from mmc.passes.layout_cost import MACHINES, best_for_all, costs
 from mmc.passes.pack_ternary import PackTernary
 
 
 def test_what_streams_from_memory_is_dense_and_what_stays_in_a_cache_is_not() -> None:
-    large = costs(5632, 2048, whole=1 << 30)
-    small = costs(5632, 2048, whole=CACHE_BYTES)
+    cpu = MACHINES["cpu"]
+    large = costs(5632, 2048, 1 << 30, cpu)
+    small = costs(5632, 2048, cpu.cache_bytes, cpu)
     assert [cost.layout for cost in large] == ["1.6bit", "1.67bit", "2bit"]
     assert small[0].layout == "2bit"
     assert all(cost.size == packed_bytes(5632, 2048, cost.layout) for cost in large)
@@ -26,8 +29,22 @@ def test_what_streams_from_memory_is_dense_and_what_stays_in_a_cache_is_not() ->
 
 
 def test_a_matrix_that_has_no_whole_block_gains_nothing() -> None:
-    of = {cost.layout: cost for cost in costs(4096, 64, whole=1 << 30)}
+    of = {cost.layout: cost for cost in costs(4096, 64, 1 << 30, MACHINES["cpu"])}
     assert of["1.67bit"].size == of["2bit"].size
+
+
+def layer(h: int, f: int) -> list[tuple[int, int]]:
+    return [(3 * h, h), (h, h), (2 * f, h), (h, f)]
+
+
+def test_a_gpu_takes_fewer_bits_where_reading_takes_longest() -> None:
+    """On the one that was measured digits take as long."""
+    gpu = MACHINES["gpu"]
+    slow_memory = replace(gpu, memory_rate=1e12)
+    for machine, wanted in ((gpu, "2bit"), (slow_memory, "1.6bit")):
+        assert best_for_all(layer(5120, 13824) * 40, machine) == wanted
+        assert best_for_all(layer(64, 176), machine) == "2bit"
+    assert {cost.layout for cost in costs(64, 64, 1 << 30, gpu)} == {"2bit", "1.6bit"}
 
 
 def packed(n: int, k: int) -> tuple[Op, Log]:

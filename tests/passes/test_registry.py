@@ -18,7 +18,7 @@ def test_every_pass_loads_and_describes_itself() -> None:
         what, _ = describe(name)
         assert what.endswith((".", "{-1, 0, 1}.")), what
         assert "\n" not in what
-    assert describe("pack-ternary")[1] == {"layout": "'2bit'"}
+    assert describe("pack-ternary")[1] == {"layout": "'2bit'", "machine": "'cpu'"}
     assert describe("canonicalize")[1] == {}
 
 

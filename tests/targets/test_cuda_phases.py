@@ -5,7 +5,6 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from functools import cache
-from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -23,12 +22,14 @@ from mmc.ir.ops.ternary import AbsMax, Dequantize, Quantize, TernaryMatmul
 from mmc.ir.types import Dim, DType, TensorType, symbol
 from mmc.targets.cuda import fused, phases, planner
 from mmc.targets.cuda.build import generate
+from mmc.targets.cuda.code import HELPERS
 from mmc.targets.cuda.compiler import compile_source
 from mmc.targets.cuda.epilogue import Epilogue, split
-from mmc.targets.cuda.phases import RING_BYTES, SLOTS, WORDS, Kind, Phases, ring
+from mmc.targets.cuda.phases import WORDS, Kind, Phases
 from mmc.targets.cuda.tuning import Tuning
 from mmc.targets.tvm.plan import Plan
 from mmc.targets.tvm.primitives import primitive_outputs
+from tests.gpu.prepared import chain_graph
 
 ROWS = symbol("rows")
 F32, I32 = DType.F32, DType.I32
@@ -189,39 +190,47 @@ def test_one_kernel_alone_takes_launches() -> None:
     assert planner.phases_of(Plan(graph)) is None
 
 
-# The ring ----------------------------------------------------------------------------------------
+# Weights in the ring -----------------------------------------------------------------------------
 
 
-class Sized(Kind):
-    """A kind of which only the bytes matter."""
-
-    def __init__(self, size: int) -> None:
-        object.__setattr__(self, "size", size)
-
-    @property
-    def ring_bytes(self) -> int:
-        return vars(self)["size"]
+def kinds_of(*widths: int) -> Sequence[Kind]:
+    made = planner.phases_of(Plan(chain_graph("chain", widths)[0]))
+    assert made is not None
+    return made.kinds
 
 
-@pytest.mark.parametrize("in_the_ring", [2, 5, 50])
-def test_nothing_is_overwritten_before_its_phase_is_over(in_the_ring: int) -> None:
-    random = np.random.default_rng(in_the_ring)
-    sizes = [int(x) for x in random.integers(1, RING_BYTES // in_the_ring, 300)]
-    placed = ring([Sized(size) for size in sizes])
-    for number, ((start, after), size) in enumerate(zip(placed, sizes, strict=True)):
-        assert 0 <= start <= start + size <= RING_BYTES
-        assert number - SLOTS <= after < number
-        for earlier in range(after + 1, number):
-            other = placed[earlier][0]
-            assert start + size <= other or other + sizes[earlier] <= start
-    assert all(before[1] <= after[1] for before, after in pairwise(placed))
+SHAPES = [(64, 6352), (4096, 6352), (13_040, 32), (2048, 48), (5120, 27_648), (16, 16 * 2345)]
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+def test_every_tile_of_a_block_is_in_one_chunk(shape: tuple[int, int]) -> None:
+    (kind,) = kinds_of(*shape)
+    begins = range(0, kind.block_tiles, kind.chunk_tiles)  # as persistent.cuh asks for them
+    assert len(begins) == kind.chunks == kind.work.rounds // kind.turns
+    assert kind.chunk_tiles == kind.turns * kind.work.at_once
+    assert kind.per_block * fused.BLOCKS >= kind.tiles > (kind.per_block - 1) * fused.BLOCKS
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+def test_a_chunk_is_small_unless_a_tile_is_large(shape: tuple[int, int]) -> None:
+    (kind,) = kinds_of(*shape)
+    assert kind.chunk_bytes <= max(phases.MOST_CHUNK, kind.tile_bytes)
+    assert kind.chunk_bytes == min(kind.chunk_tiles, kind.block_tiles) * kind.tile_bytes
+
+
+def test_a_tile_that_does_not_fit_takes_launches() -> None:
+    made = generate({"chain": Plan(chain_graph("chain", (60_000, 32))[0])}, "sm_90a", Tuning())
+    assert made.launches["chain"].persistent is None
 
 
 def test_the_device_counts_alike() -> None:
     source = Path(phases.__file__).with_name("persistent.cuh").read_text()
-    constants = dict(re.findall(r"(k\w+) = (\d+)", source))
-    assert (int(constants["kSlots"]), int(constants["kWords"])) == (SLOTS, WORDS)
+    constants = {name: int(n) for name, n in re.findall(r"(k\w+) = (\d+)", source)}
+    counted = [constants[name] for name in ("kTold", "kChunks", "kWords")]
+    assert counted == [phases.TOLD, phases.CHUNKS, WORDS]
     (names,) = re.findall(r"enum Word \{(.*?)\};", source, re.DOTALL)
     listed = [name.split("=")[0].strip() for name in names.split(",")]
     assert listed.index("kWeights") + phases.PARTS + phases.GAINS == phases.HEAD
-    assert int(constants["kWarps"]) * 32 == fused.THREADS
+    assert constants["kWarps"] * 32 == fused.THREADS
+    size = f"static_assert(sizeof(mmc::Supply) == {phases.SUPPLY_BYTES});"
+    compile_source(HELPERS + size, "sm_90a")
