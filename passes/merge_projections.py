@@ -26,7 +26,7 @@ class MergeProjections(Pass):
     def run(self, graph: Graph, tensors: Tensors, log: Log) -> tuple[Graph, Mapped]:
         groups: dict[Value, list[TernaryMatmul]] = {}
         for op in graph:
-            if isinstance(op, TernaryMatmul) and isinstance(op.w, Weight):
+            if isinstance(op, TernaryMatmul) and _is_unpacked(op.w):
                 groups.setdefault(op.x, []).append(op)
         parts: dict[Op, tuple[Weight, int]] = {}
         for members in groups.values():
@@ -48,6 +48,10 @@ class MergeProjections(Pass):
                 return Slice(TernaryMatmul(moved.x, weight), -1, start, _rows(moved))
 
         return graph.map(step)
+
+
+def _is_unpacked(w: Value) -> bool:
+    return isinstance(w, Weight) and w.type.dtype is DType.TERNARY
 
 
 def _rows(op: TernaryMatmul) -> int:

@@ -302,11 +302,6 @@ def _(b: Builder, _: type[Op]) -> Op:
     return norm.RmsStatistic(b.f32(), b.rng.choice(EPS))
 
 
-@maker(norm.MeanSquare)
-def _(b: Builder, _: type[Op]) -> Op:
-    return norm.MeanSquare(b.f32())
-
-
 @maker(norm.RmsNorm)
 def _(b: Builder, _: type[Op]) -> Op:
     x = b.f32()
