@@ -39,7 +39,7 @@ SECTIONS: dict[str, Callable[[Settings], list[str]]] = {
 }
 """Sections in the order in which they are measured, each a block of the document."""
 
-PATHS = ("--prepared", "--w2a8")
+PATHS = ("--prepared", "--w2a8", "--upstream")
 
 
 def described(chosen: Settings) -> str:

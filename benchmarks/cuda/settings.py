@@ -22,6 +22,7 @@ class Settings:
     compiled: bool
     compile_mode: str
     w2a8: Path | None
+    upstream: Path | None
     shapes: dict[str, Shape] = field(default_factory=dict[str, Shape])
 
 
@@ -36,6 +37,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     add("-p", "--prompt", type=int, default=2048, help="tokens of a prompt")
     add("--no-compile", action="store_true", help="leave out torch.compile, which takes minutes")
     add("--compile-mode", default="default", help="torch.compile's; max-autotune-no-cudagraphs")
+    add("--upstream", type=Path, help="a checkout of ridgerchu/matmulfreellm, up to 2.7b")
     add("--w2a8", type=Path, help="the folder gpu/bitnet_kernels of microsoft/BitNet; needs nvcc")
 
 
@@ -52,5 +54,6 @@ def settings(given: argparse.Namespace) -> Settings:
         compiled=not given.no_compile,
         compile_mode=given.compile_mode,
         w2a8=given.w2a8,
+        upstream=given.upstream,
         shapes={name: SHAPES[name] for name in models},
     )

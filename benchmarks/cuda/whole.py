@@ -14,9 +14,11 @@ import mmc
 from benchmarks.cpu.measure import table
 from benchmarks.cuda.llama import Llama
 from benchmarks.cuda.models import executable, model, workspace
+from benchmarks.cuda.prepare import LARGEST
 from benchmarks.cuda.settings import Settings
 from benchmarks.cuda.shapes import Shape
 from benchmarks.cuda.timing import Run, graphed, in_turn
+from benchmarks.cuda.upstream import Upstream
 from mmc.bench import BenchOptions, bench, bytes_per_step
 from mmc.runtime import State
 from mmc.targets.cuda.executable import CudaExecutable
@@ -44,6 +46,18 @@ def peer_of(settings: Settings, shape: Shape) -> Llama:
     return llama(shape.sizes, settings.context, settings.compile_mode)
 
 
+@cache
+def upstream(folder: Path, shape: Shape) -> Upstream:
+    return Upstream(folder, shape)
+
+
+def released(settings: Settings, name: str) -> Upstream | None:
+    """The released code, at the sizes that were released."""
+    if settings.upstream is None or name == LARGEST:
+        return None
+    return upstream(settings.upstream, settings.shapes[name])
+
+
 def decode(settings: Settings) -> list[str]:
     """One sequence, greedy, with embedding, head and the choice of the token."""
     rows: list[list[object]] = []
@@ -52,6 +66,8 @@ def decode(settings: Settings) -> list[str]:
         limit = own.meter().read_limit()
         assert limit is not None
         programs = generations(settings, own) | steps(settings, peer_of(settings, shape))
+        if peer := released(settings, name):
+            programs |= peer.steps()
         found = in_turn(programs, settings.rounds)
         found |= {key: found[key] / settings.tokens for key in found if "mmc" in key}
         for key, time in found.items():
@@ -136,6 +152,8 @@ def prefill(settings: Settings) -> list[str]:
             "mmc": lambda own=own, ids=ids: own.prefill(ids),
             "bf16 Llama, eager": lambda peer=peer, given=given: peer.prompt(given),
         }
+        if other := released(settings, name):
+            programs["released code, fp16, eager"] = lambda other=other, given=given: other(given)
         found = in_turn(programs, settings.rounds)
         for key, time in found.items():
             ratio = "" if key == "mmc" else f"{time / found['mmc']:.2f}"
