@@ -58,7 +58,7 @@ class Upstream:
 
 def _imported(folder: Path) -> Any:
     import triton.language as tl
-    from triton.language.extra import libdevice
+    from triton.language.extra.cuda import libdevice
 
     if not hasattr(tl.math, "round"):
         tl.math.round = libdevice.round
