@@ -6,8 +6,9 @@
     two                two rows
     some      mma      8 rows of q; the warps of a block share the columns
     several            32 rows of q
-    many      wgmma    128 rows of q and 64 of weights
-    most      wgmma    128 rows of q and 256 of weights
+    many      wgmma    128 rows of q, and as many of weights as leave no processor idle
+    hundreds           the same, for up to 768 rows of q
+    most               the same, for more
 
 wgmma is there on sm_90a; elsewhere the same kernels run mma, and so do the first two at 1.6 bits.
 All give the exact int32 sums, whatever the order.  They are templates in product_few.cuh,
@@ -16,6 +17,7 @@ product_some.cuh and product_many.cuh.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -29,8 +31,11 @@ from mmc.targets.cuda.tuning import COPY_WARPS, ByBlock, ByWarps, Few, Form
 FEW_ROWS = 2
 
 _WARP = 32
-_PROCESSORS = 100
-"""About as many as a large GPU has."""
+_PROCESSORS = 132
+"""As many as a large GPU has."""
+
+_BUSY = 0.6
+"""Of the processors: with fewer blocks than these, smaller blocks are faster."""
 
 
 def _few(matrix: Matrix, rows: int = 1) -> Form:
@@ -41,18 +46,41 @@ def _few(matrix: Matrix, rows: int = 1) -> Form:
 
 def _some(matrix: Matrix) -> Form:
     """More copies under way where a processor has several blocks one after the other."""
-    return ByWarps(1, 8, 8, 6 if matrix.tiles >= 8 * _PROCESSORS else 4)
+    if matrix.tiles < 6 * _PROCESSORS:
+        return ByWarps(1, 8, 8, 4)
+    return ByWarps(1, 8, 8 if _is_long(matrix) else 4, 6)
 
 
 def _several(matrix: Matrix) -> Form:
     """The larger the matrix, the more of its rows share what is read of q."""
-    if matrix.tiles >= 8 * _PROCESSORS:
-        return ByBlock(2, 32, 8, resident=2)
-    if matrix.tiles >= 4 * _PROCESSORS:
-        return ByWarps(3, 32, 4, 4)
-    if matrix.tiles >= 3 * _PROCESSORS:
-        return ByWarps(3, 32, 8, 2)
-    return ByWarps(1, 32, 4, 4)
+    each = matrix.tiles / _PROCESSORS
+    if each > 5:
+        return ByBlock(1 if each < 7 else 2 if each < 9 else 4, 32, 8, resident=1 + (each < 9))
+    tiles = min((1, 2, 3), key=lambda tiles: _turns(matrix, tiles))
+    return ByWarps(tiles, 32, 8, 2) if tiles == 3 and _is_long(matrix) else ByWarps(tiles, 32, 4, 4)
+
+
+def _turns(matrix: Matrix, tiles: int) -> float:
+    """About the work of a processor, where a block has so many tiles: they, and reading q."""
+    reading = 0.5 if matrix.vectors >= 16 * STEP_VECTORS else 0
+    return math.ceil(-(-matrix.tiles // tiles) / _PROCESSORS) * (tiles + reading)
+
+
+def _is_long(matrix: Matrix) -> bool:
+    """Whether eight warps have enough columns."""
+    return matrix.vectors >= 32 * STEP_VECTORS
+
+
+def _many(rows: int) -> Callable[[Matrix], Form]:
+    """The largest blocks that keep the processors busy with so many rows."""
+
+    def rule(matrix: Matrix) -> Form:
+        for form in (ByBlock(4, 128, 4, resident=1, registers=112), ByBlock(2, 128, 4, resident=1)):
+            if -(-matrix.tiles // form.tiles) * rows // 128 >= _BUSY * _PROCESSORS:
+                return form
+        return ByBlock(1, 128, 4, resident=2)
+
+    return rule
 
 
 def emit(form: Form, matrix: Matrix, name: str) -> DeviceKernel:
@@ -106,6 +134,7 @@ KINDS = (
     Kind("two", lambda matrix: _few(matrix, 2), FEW_ROWS),
     Kind("some", _some, 8),
     Kind("several", _several, 64),
-    Kind("many", lambda _: ByBlock(1, 128, 4, resident=2), 768),
-    Kind("most", lambda _: ByBlock(4, 128, 4, resident=1, registers=112), None),
+    Kind("many", _many(128), 256),
+    Kind("hundreds", _many(512), 768),
+    Kind("most", _many(2048), None),
 )

@@ -60,7 +60,7 @@ ROUNDS = 7
 GAIN = 1.02
 """How much faster than the rule's a form must be: less may be chance."""
 
-ROWS = {"few": 1, "two": 2, "some": 8, "several": 32, "many": 512, "most": 2048}
+ROWS = {"few": 1, "two": 2, "some": 8, "several": 32, "many": 128, "hundreds": 512, "most": 2048}
 """Rows of q that a kind is timed with."""
 
 STEPS = 64

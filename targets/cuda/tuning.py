@@ -96,7 +96,7 @@ FORMS: Mapping[str, tuple[Form, ...]] = {
     name: tuple(form for form in forms if form.shared(4) <= MOST_SHARED)
     for name, forms in {
         "few": [Few(1, w) for w in (2, 4, 8, 16)], "two": [Few(2, w) for w in (2, 4, 8)],
-        "some": _SOME, "several": _SEVERAL, "many": _MANY, "most": _MANY,
+        "some": _SOME, "several": _SEVERAL, "many": _MANY, "hundreds": _MANY, "most": _MANY,
     }.items()
 }  # fmt: skip
 """What each kind of product (products.py) may be, by the name of the kind."""

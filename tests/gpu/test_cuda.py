@@ -273,7 +273,7 @@ def test_what_is_not_a_number_is_no_missing_float() -> None:
 
 # Ternary products --------------------------------------------------------------------------------
 
-KINDS = ("few", "two", "some", "several", "many", "most")
+KINDS = ("few", "two", "some", "several", "many", "hundreds", "most")
 ROWS = (1, 2, 3, 7, 8, 9, 31, 32, 33, 64, 65, 127, 128, 129, 200, 2100)
 MOST_ACTIVATIONS = 1 << 22
 Groups = dict[str, list[list[dict[str, Any]]]]
