@@ -26,6 +26,7 @@ class DType(Enum):
     BF16 = "bf16"
     I8 = "i8"
     U8 = "u8"
+    I16 = "i16"
     I32 = "i32"
     I64 = "i64"
     BOOL = "bool"
@@ -72,6 +73,7 @@ _NUMPY: dict[DType, np.dtype[np.generic]] = {
     DType.BF16: np.dtype(ml_dtypes.bfloat16),
     DType.I8: np.dtype(np.int8),
     DType.U8: np.dtype(np.uint8),
+    DType.I16: np.dtype(np.int16),
     DType.I32: np.dtype(np.int32),
     DType.I64: np.dtype(np.int64),
     DType.BOOL: np.dtype(np.bool_),

@@ -46,6 +46,8 @@ class Pass:
     """Base of every pass; the fields of a subclass, a frozen dataclass, are its options."""
 
     name: ClassVar[str]
+    exact: ClassVar[bool] = True
+    """False for a pass that changes numbers, on purpose."""
 
     def run(self, graph: Graph, tensors: Tensors, log: Log) -> tuple[Graph, Mapped]:
         """The new graph, and what became of every value of the old one.

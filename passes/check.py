@@ -53,6 +53,8 @@ class PassCheck:
     float_error: float = 0.0
     float_bound: float = FLOAT_BOUND
     failures: list[str] = field(default_factory=list[str])
+    note: str = ""
+    """Why nothing was compared."""
 
     @property
     def holds(self) -> bool:

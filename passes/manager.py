@@ -28,6 +28,8 @@ class Step:
     mapped: Mapped
     log: Log
     seconds: float
+    exact: bool = True
+    """Whether the graph computes what it did before."""
 
     @property
     def file_name(self) -> str:
@@ -82,8 +84,9 @@ class PassManager:
                 str(error), f"after pass {each.name}", f"passes before it: {ran}"
             ) from error
         step = Step(
-            len(self.steps) + 1, each.name, graph, after, mapped, log, time.perf_counter() - began
-        )
+            len(self.steps) + 1, each.name, graph, after, mapped, log,
+            time.perf_counter() - began, each.exact,
+        )  # fmt: skip
         self.steps.append(step)
         return step
 

@@ -22,6 +22,7 @@ PASSES: tuple[str, ...] = (
     "fuse-norm-quantize",
     "share-statistics",
     "merge-projections",
+    "to-fixed-point",
     "pack-ternary",
     "factor-norms",
     "last-position",

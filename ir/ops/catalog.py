@@ -3,8 +3,8 @@
 from collections.abc import Mapping
 
 from mmc.ir.op import Op
-from mmc.ir.ops import linear, norm, pointwise, recurrence, reduce, shape, source, ternary
+from mmc.ir.ops import fixed, linear, norm, pointwise, recurrence, reduce, shape, source, ternary
 
-FAMILIES = (source, pointwise, reduce, shape, linear, norm, ternary, recurrence)
+FAMILIES = (source, pointwise, reduce, shape, linear, norm, ternary, recurrence, fixed)
 
 OPERATIONS: Mapping[str, type[Op]] = Op.registry

@@ -31,7 +31,7 @@ from tests.random_graphs import random_inputs, random_tensors
 
 FILES = sorted(Path(__file__).parent.glob("*.mmc"))
 MARK = "// -----\n"
-BY_VALUE = {"fold-constants", "find-ternary-linear"}
+BY_VALUE = {"fold-constants", "find-ternary-linear", "to-fixed-point"}
 """Passes that look at numbers have tests of their own."""
 
 
