@@ -14,14 +14,15 @@ from mmc.errors import MmcError
 if TYPE_CHECKING:
     from mmc.api import compile, load
     from mmc.artifact import Artifact
+    from mmc.fpga import FpgaModel
     from mmc.module import Module
     from mmc.runtime import Model, State
 
-__all__ = ["Artifact", "MmcError", "Model", "Module", "State", "compile", "load"]
+__all__ = ["Artifact", "FpgaModel", "MmcError", "Model", "Module", "State", "compile", "load"]
 
 _HOMES = {
-    "Artifact": "mmc.artifact", "Model": "mmc.runtime", "Module": "mmc.module",
-    "State": "mmc.runtime", "compile": "mmc.api", "load": "mmc.api",
+    "Artifact": "mmc.artifact", "FpgaModel": "mmc.fpga", "Model": "mmc.runtime",
+    "Module": "mmc.module", "State": "mmc.runtime", "compile": "mmc.api", "load": "mmc.api",
 }  # fmt: skip
 
 

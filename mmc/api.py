@@ -9,11 +9,15 @@ from typing import Any
 
 from mmc.artifact import Artifact
 from mmc.driver import CompileOptions, Progress, compile_model, refuse_early
+from mmc.fpga import FpgaModel
 from mmc.frontends.base import Imported
 from mmc.ir.intern import own_world
 from mmc.runtime import load
 
 __all__ = ["compile", "import_source", "load"]
+
+_FACES: dict[str, type[Artifact]] = {"fpga": FpgaModel}
+"""Targets whose artefacts can do more than be loaded."""
 
 
 def compile(
@@ -27,6 +31,8 @@ def compile(
     mcpu: str | None = None,
     embedding: str | None = None,
     tuning: str | Path | None = None,
+    board: str | None = None,
+    target_tps: float | None = None,
     check: bool = False,
     no_fallback: bool = False,
     require_matmul_free: bool = False,
@@ -41,10 +47,12 @@ def compile(
     out: where the artefact goes; a new folder in the temporary directory where it is None.
     weights: packing of ternary weights: "2bit", "1.67bit", "1.6bit", or "auto" for the fastest.
     mcpu: make code for this one LLVM processor ("znver4", "native") instead of for several.
+    board: for the target fpga, a board's name or a .toml file; target_tps: tokens a second that the
+    hardware shall be large enough for.
     embedding: "int8" rounds the embedding to 8 bits; None leaves it as it is.
     tuning: a file that `mmc tune` wrote for a model of these shapes.
     check: run every pass's graphs before and after on probe inputs, and every kernel.
-    Raises MmcError; nothing half-written stays.
+    Raises MmcError; nothing half-written stays.  For the target fpga the result is a `FpgaModel`.
     """
     if out is None:
         out = Path(tempfile.gettempdir(), f"mmc-{secrets.token_hex(8)}")
@@ -59,8 +67,11 @@ def compile(
         mcpu=mcpu,
         embedding=embedding,
         tuning=None if tuning is None else Path(tuning),
+        board=board,
+        target_tps=target_tps,
     )
-    return compile_source(source, folder, options, progress, example_inputs, dynamic_shapes)
+    made = compile_source(source, folder, options, progress, example_inputs, dynamic_shapes)
+    return _FACES.get(made.manifest["target"], Artifact)(made.path, made.manifest)
 
 
 def compile_source(

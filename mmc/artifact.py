@@ -54,10 +54,6 @@ class Artifact:
     path: Path
     manifest: Mapping[str, Any]
 
-    @property
-    def report(self) -> Path:
-        return self.path / "report.html"
-
     def graph(self, which: str = "final") -> Graph:
         """The final graph, or the one "after:PASS" (the last time that the pass ran)."""
         if which == "final":

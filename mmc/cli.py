@@ -129,7 +129,8 @@ def compile_command(
         str | None, typer.Option(help="Print what a pass (or `all`) changed, on stderr.")
     ] = None,
     weights: Annotated[
-        str | None, typer.Option(help="Packing of ternary weights: auto, 2bit, 1.67bit or 1.6bit.")
+        str | None,
+        typer.Option(help="Packing of ternary weights: auto, 2bit, ... (see `mmc targets`)."),
     ] = None,
     mcpu: Annotated[
         str | None,
@@ -140,6 +141,12 @@ def compile_command(
     ] = None,
     tuning: Annotated[
         Path | None, typer.Option(help="What `mmc tune` wrote for a model of these shapes.")
+    ] = None,
+    board: Annotated[
+        str | None, typer.Option(help="FPGA: a board's name, or a .toml file like boards/*.toml.")
+    ] = None,
+    target_tps: Annotated[
+        float | None, typer.Option(help="FPGA: tokens a second that it shall be large enough for.")
     ] = None,
     no_fallback: Annotated[
         bool, typer.Option("--no-fallback", help="Fail where a part would take a slow path.")
@@ -157,7 +164,7 @@ def compile_command(
     folder = out or Path(f"{checkpoint.resolve().name}-{target.replace(':', '-')}")
     options = CompileOptions(
         target, weights, check, no_fallback, require_matmul_free, dump_ir, print_after, mcpu,
-        embedding, tuning,
+        embedding, tuning, board, target_tps,
     )  # fmt: skip
     with _Bar() as bar:
         artifact = compile_source(checkpoint, folder, options, bar)
@@ -269,6 +276,29 @@ def tune_command(out: Out, debug: Debug = False) -> None:
     with _Bar() as bar:
         told = tune(out, bar)
     print("\n".join(told))
+
+
+@app.command("estimate")
+def estimate_command(
+    source: Annotated[
+        str,
+        typer.Argument(help="A model directory, a size such as 370M, or hidden=N,layers=N,wide=N."),
+    ],
+    board: Annotated[str, typer.Option(help="A board's name, or a .toml file like boards/*.toml.")],
+    target_tps: Annotated[
+        float | None, typer.Option(help="The smallest engine that reaches these tokens/s.")
+    ] = None,
+    weights: Annotated[
+        str, typer.Option(help="Code of weights: auto, 2b1t, 5b3t or 8b5t.")
+    ] = "auto",
+    as_json: Json = False,
+    debug: Debug = False,
+) -> None:
+    """Say what an FPGA board makes of a model: cycles, tokens/s, resources."""
+    from mmc.estimate import estimate_source, render
+
+    found = estimate_source(source, board, weights, target_tps)
+    print(json.dumps(found.record()) if as_json else render(found))
 
 
 @app.command()

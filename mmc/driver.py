@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 FIND: tuple[str, ...] = PASSES[: PASSES.index("find-recurrence") + 1]
 """The passes that recognise what a model is."""
 
-REWRITE: tuple[str, ...] = PASSES[len(FIND) : PASSES.index("pack-ternary")]
+REWRITE: tuple[str, ...] = PASSES[len(FIND) : PASSES.index("to-fixed-point")]
 """The passes that make it fast on every target."""
 
 Progress = Callable[[str, float], None]
@@ -51,6 +51,8 @@ class CompileOptions:
     mcpu: str | None = None
     embedding: str | None = None
     tuning: Path | None = None
+    board: str | None = None
+    target_tps: float | None = None
 
     @property
     def build(self) -> BuildOptions:
@@ -60,7 +62,9 @@ class CompileOptions:
             raise MmcError("there is no name behind the colon", f"--target {self.target[:-1]}")
         if named and self.mcpu:
             raise MmcError(f"{self.target} names one already", "--mcpu", "leave it out")
-        return BuildOptions(named or self.mcpu, self.check, self.tuning)
+        return BuildOptions(
+            named or self.mcpu, self.check, self.tuning, self.weights, self.board, self.target_tps
+        )
 
 
 @dataclass
@@ -97,12 +101,7 @@ def compile_model(
     done = analyse(imported, progress)
     _refuse(done, options)
     manager = done.manager
-    # What stayed dense gets its plain weights back: hence the second folding.
-    rest = [load_pass(name) for name in (*REWRITE, "fold-constants")]
-    if target.capabilities.weight_layouts:
-        given = {"layout": _layout(target, options), "machine": target.capabilities.machine}
-        rest.append(load_pass("pack-ternary", given))
-    core = manager.run(done.core, rest)
+    core = manager.run(done.core, _rewrites(target, options))
     made = {
         name: manager.run(start.renamed(name), passes)
         for name, start, passes in entries(imported.kind, core, target)
@@ -120,10 +119,28 @@ def compile_model(
     return write_artifact(out, contents, target, imported.tensors, options, progress)
 
 
+def _rewrites(target: Target, options: CompileOptions) -> list[Pass]:
+    """The passes between what a model is and the entries."""
+    can = target.capabilities
+    names = [name for name in REWRITE if not (can.fixed_point and name == "merge-projections")]
+    # What stayed dense gets its plain weights back: hence the second folding.
+    passes = [load_pass(name) for name in (*names, "fold-constants")]
+    if can.fixed_point:
+        passes.append(load_pass("to-fixed-point"))
+    if can.weight_layouts:
+        layout = can.stored_layout or _layout(target, options)
+        given = {"layout": layout, "machine": can.machine}
+        passes.append(load_pass("pack-ternary", given))
+    return passes
+
+
 def refuse_early(out: Path, options: CompileOptions) -> None:
     """Raise MmcError for options that cannot work, before a model is loaded for minutes."""
     target = _usable_target(options)
     target.refuse(options.build)
+    for option, given in (("--board", options.board), ("--target-tps", options.target_tps)):
+        if given is not None and not target.capabilities.boards:
+            raise MmcError(f"target {target.name} has no boards", option, "leave it out")
     _layout(target, options)
     if options.embedding not in (None, *EMBEDDINGS):
         raise MmcError(
@@ -217,6 +234,8 @@ def check_steps(done: Compilation) -> list[PassCheck]:
         check_pass(
             s.name, s.before, s.after, s.mapped, tensors, [probe_inputs(done.imported, s.before)]
         )
+        if s.exact
+        else PassCheck(s.name, s.after.name, note="changes numbers: measure it by `mmc eval`")
         for s in done.steps
     ]
     failed = [failure for check in checks for failure in check.failures]

@@ -43,6 +43,13 @@ class Capabilities:
     Enough for the speed of a prompt, few enough for what lies between two layers to stay small.
     The state is carried from piece to piece, so no result depends on it.
     """
+    fixed_point: bool = False
+    """True where all numbers are integers; projections then stay apart, each with a range."""
+    boards: bool = False
+    """True where code is made for a board, which `--board` names."""
+    stored_layout: str | None = None
+    """The layout of matrices in weights.safetensors, where `--weights` names codes of another kind.
+    """
 
 
 @dataclass(frozen=True)
@@ -55,6 +62,12 @@ class BuildOptions:
     """Whether `Target.check` follows."""
     tuning: Path | None = None
     """What `Target.tune` wrote for a model of these shapes; None to go by rules."""
+    weights: str | None = None
+    """The packing or code of ternary weights; None for what the target chooses."""
+    board: str | None = None
+    """The FPGA board: a name, or the path of a .toml file."""
+    target_tps: float | None = None
+    """Tokens a second that the hardware shall be large enough for; None for all that is there."""
 
 
 @dataclass(frozen=True)

@@ -10,6 +10,7 @@ from mmc.targets.base import Target
 TARGETS: dict[str, str] = {
     "cpu": "mmc.targets.cpu.target",
     "cuda": "mmc.targets.cuda.target",
+    "fpga": "mmc.targets.fpga.target",
     "reference": "mmc.targets.reference",
 }
 """Name to the module that holds its `TARGET`."""

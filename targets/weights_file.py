@@ -23,7 +23,7 @@ from mmc.targets.layout import ALIGNMENT
 
 _SAFETENSORS_NAME = {
     DType.F32: "F32", DType.F16: "F16", DType.BF16: "BF16", DType.I8: "I8", DType.U8: "U8",
-    DType.I32: "I32", DType.I64: "I64", DType.BOOL: "BOOL", DType.TERNARY: "I8",
+    DType.I16: "I16", DType.I32: "I32", DType.I64: "I64", DType.BOOL: "BOOL", DType.TERNARY: "I8",
 }  # fmt: skip
 
 

@@ -34,9 +34,11 @@ def test_files_that_are_not_python_are_shipped() -> None:
     known = SETUPTOOLS["package-data"]
     for folder in FOLDERS:
         for path in (ROOT / folder).rglob("*.*"):
-            package = ".".join(("mmc", *path.parent.relative_to(ROOT).parts))
-            if path.suffix not in (".py", ".pyc"):
-                assert any(path.match(glob) for glob in known.get(package, ())), path
+            if path.suffix not in (".py", ".pyc") and path.is_file():
+                home = next(p for p in path.parents if (p / "__init__.py").exists())
+                package = ".".join(("mmc", *home.relative_to(ROOT).parts))
+                shipped = {p for glob in known.get(package, ()) for p in home.glob(glob)}
+                assert path in shipped, path
 
 
 @pytest.mark.parametrize("folder", FOLDERS)

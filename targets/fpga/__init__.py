@@ -1,0 +1,1 @@
+"""FPGAs: one engine that all layers take turns on, as HLS C++."""

@@ -1,0 +1,95 @@
+// Goes through the program of a token: a row is an operation of one to four steps, one at a time.
+//
+// A step is a pass over a vector, a computation of the scalar unit, or a product of the engine.
+// targets/fpga/program.py writes the rows; `program.hex` holds them.
+module sequencer #(
+    parameter int ROWS = 64
+) (
+    input  wire         clk,
+    input  wire         rst,
+    input  wire         start,
+    output wire         busy,
+    output reg  [127:0] row,
+    output reg          pass_start,
+    output reg  [  2:0] pass,
+    input  wire         pass_done,
+    output reg          scalar_start,
+    output reg  [  2:0] scalar_command,
+    input  wire         scalar_busy,
+    output reg          engine_start,
+    input  wire         engine_idle
+);
+  // Operations of rows.
+  localparam [3:0] EMBED = 4'd1, NORM = 4'd2, QUANTISE = 4'd3, PRODUCT = 4'd5;
+  // 4 is APPLY: a norm without quantiser, whose result gates.
+  localparam [3:0] FINISH = 4'd6;  // what is done with the sums
+  // Passes.
+  localparam [2:0] P_EMBED = 3'd0, P_LARGEST = 3'd1, P_NORM = 3'd2, P_QUANTISE = 3'd3;
+  localparam [2:0] P_APPLY = 3'd4, P_FINISH = 3'd5;
+
+  // Block RAM without output register is the slowest of an ECP5: there the rows are logic.
+`ifdef MMC_ECP5
+  (* rom_style = "logic", ram_style = "logic" *)
+`endif
+  reg [127:0] program_rows[0:ROWS-1];
+  initial $readmemh("program.hex", program_rows);
+  reg [127:0] fetched;
+  reg [$clog2(ROWS)-1:0] next;
+  reg [1:0] step;
+  localparam [2:0] IDLE = 3'd0, FETCH = 3'd1, DECODE = 3'd2, BEGIN = 3'd3, SETTLE = 3'd4, WAIT = 3'd5;
+  reg [2:0] state;
+  assign busy = state != IDLE;
+  wire [3:0] operation = row[3:0];
+  reg passing, last_step;
+  wire done = passing ? pass_done : !scalar_busy && engine_idle;
+
+  always @(posedge clk) begin
+    fetched <= program_rows[next];
+    {pass_start, scalar_start, engine_start} <= 3'b000;
+    if (rst) state <= IDLE;
+    else
+      case (state)
+        IDLE: begin
+          next <= {$clog2(ROWS) {1'b0}};
+          if (start) state <= FETCH;
+        end
+        FETCH: state <= DECODE;
+        DECODE: begin
+          row <= fetched;
+          next <= next + 1'b1;
+          step <= 2'd0;
+          state <= fetched[3:0] == 4'd0 ? IDLE : BEGIN;
+        end
+        BEGIN: begin
+          state <= SETTLE;
+          passing <= operation != PRODUCT && !step[0];
+          last_step <= 1'b0;
+          case (operation)
+            EMBED, FINISH: begin
+              {pass_start, last_step} <= 2'b11;
+              pass <= operation == EMBED ? P_EMBED : P_FINISH;
+            end
+            PRODUCT: begin
+              {engine_start, scalar_start, last_step} <= 3'b111;
+              scalar_command <= 3'd4;
+            end
+            default: begin
+              pass_start <= !step[0];
+              scalar_start <= step[0];
+              pass <= step == 2'd0 ? P_LARGEST
+                    : operation == NORM ? P_NORM : operation == QUANTISE ? P_QUANTISE : P_APPLY;
+              scalar_command <= operation == NORM ? {2'b00, step[1]}
+                              : operation == QUANTISE ? 3'd2 : 3'd3;
+              last_step <= step == (operation == NORM ? 2'd3 : 2'd2);
+            end
+          endcase
+        end
+        SETTLE: state <= WAIT;  // until what was started says that it is busy
+        default:
+        if (done) begin
+          step  <= step + 2'd1;
+          state <= last_step ? FETCH : BEGIN;
+        end
+      endcase
+  end
+endmodule

