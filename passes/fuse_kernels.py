@@ -15,6 +15,7 @@ from typing import ClassVar
 
 from mmc.ir.graph import Graph, Mapped
 from mmc.ir.op import Op, Value, origin, producer
+from mmc.ir.ops.attention import Rotary
 from mmc.ir.ops.norm import LayerNorm, MeanSquare, RmsNorm, RmsStatistic
 from mmc.ir.ops.pointwise import Add, Binary, Mul, Sigmoid, Silu, Unary, Where
 from mmc.ir.ops.recurrence import Kernel, LinearRecurrence
@@ -32,6 +33,7 @@ POINTWISE = (Unary, Binary, Where, Dequantize, Expand)
 ALONG_LAST_AXIS = (Sum, Mean, Max, ArgMax, Softmax, Slice)
 ROW_OPS = (
     *POINTWISE, RmsNorm, RmsStatistic, MeanSquare, LayerNorm, Quantizes, Gather, TakePosition, Iota,
+    Rotary,
 )  # fmt: skip
 
 

@@ -3,8 +3,19 @@
 from collections.abc import Mapping
 
 from mmc.ir.op import Op
-from mmc.ir.ops import fixed, linear, norm, pointwise, recurrence, reduce, shape, source, ternary
+from mmc.ir.ops import (
+    attention,
+    fixed,
+    linear,
+    norm,
+    pointwise,
+    recurrence,
+    reduce,
+    shape,
+    source,
+    ternary,
+)
 
-FAMILIES = (source, pointwise, reduce, shape, linear, norm, ternary, recurrence, fixed)
+FAMILIES = (source, pointwise, reduce, shape, linear, norm, ternary, recurrence, attention, fixed)
 
 OPERATIONS: Mapping[str, type[Op]] = Op.registry

@@ -23,7 +23,17 @@ from mmc.errors import MmcError
 from mmc.ir.evaluate import evaluate
 from mmc.ir.graph import graph_of
 from mmc.ir.op import Op, Value, VerifyError
-from mmc.ir.ops import linear, norm, pointwise, recurrence, reduce, shape, source, ternary
+from mmc.ir.ops import (
+    attention,
+    linear,
+    norm,
+    pointwise,
+    recurrence,
+    reduce,
+    shape,
+    source,
+    ternary,
+)
 from mmc.ir.ops.source import Input, scalar
 from mmc.ir.ops.ternary import AbsMax
 from mmc.ir.packing import pack
@@ -560,6 +570,68 @@ case(
 )
 
 
+# Attention.
+
+
+def turned(x: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor) -> torch.Tensor:
+    """As transformers spells it."""
+    cos, sin = (torch.cat([y, y], -1).unsqueeze(2) for y in (cos, sin))
+    half = x.shape[-1] // 2
+    return x * cos + torch.cat([-x[..., half:], x[..., :half]], -1) * sin
+
+
+def attended(
+    q: torch.Tensor, keys: torch.Tensor, values: torch.Tensor, position: torch.Tensor
+) -> torch.Tensor:
+    """Each sequence by itself, cut to what it may see, with the causal mask at its lower right."""
+    made: list[torch.Tensor] = []
+    for row, k, v, start in zip(q, keys, values, position.tolist(), strict=True):
+        k, v = (c[:, : start + len(row)].repeat_interleave(3, 0) for c in (k, v))
+        mask = torch.ones(len(row), start + len(row)).tril(start).bool()
+        y = F.scaled_dot_product_attention(row.transpose(0, 1), k, v, mask, scale=0.3)
+        made.append(y.transpose(0, 1))
+    return torch.stack(made)
+
+
+def appended(
+    cache: torch.Tensor, x: torch.Tensor, position: torch.Tensor, lengths: torch.Tensor
+) -> torch.Tensor:
+    rows: list[torch.Tensor] = []
+    for row, new, n, count in zip(cache, x, position.tolist(), lengths.tolist(), strict=True):
+        new = new[:count].transpose(0, 1)
+        rows.append(torch.cat([row[:, :n], new, row[:, n + new.shape[1] :]], 1)[:, : row.shape[1]])
+    return torch.stack(rows)
+
+
+ANGLES = normal(2, 3, 4)
+case(
+    attention.Rotary,
+    attention.Rotary,
+    (normal(2, 3, 5, 8), np.cos(ANGLES), np.sin(ANGLES)),
+    turned,
+)
+for start, lengths in (((0, 4), (3, 1)), ((5, 7), (2, 3)), ((3, 9), (9, 0))):  # the last overflows
+    case(
+        attention.CacheAppend,
+        attention.CacheAppend,
+        (
+            normal(2, 2, 9, 4),
+            normal(2, 3, 2, 4),
+            np.array(start, np.int64),
+            np.array(lengths, np.int64),
+        ),
+        appended,
+        exact=True,
+    )
+for steps, start in ((1, (0, 8)), (4, (5, 0))):
+    case(
+        attention.Attention,
+        lambda *given: attention.Attention(*given, scale=0.3),
+        (normal(2, steps, 6, 4), normal(2, 2, 9, 4), normal(2, 2, 9, 4), np.array(start, np.int64)),
+        attended,
+    )
+
+
 @pytest.mark.parametrize("each", all_cases())
 def test_numbers(each: Case) -> None:
     found = run(each.make, each.arrays)
@@ -733,6 +805,8 @@ X, Y, N = given("x", B, T, 8), given("y", B, T, 9), given("n", B, T, 8, dtype=I3
 MASK, VECTOR, ROW = given("m", B, T, 8, dtype=BOOL), given("v", 8), given("r", B, T, 1)
 Q, TRIT = given("q", B, T, 8, dtype=I8), given("t", 6, 8, dtype=TRITS)
 IDX = given("i", B, dtype=I64)
+HEADS, ANGLE = given("q", B, T, 6, 8), given("c", B, T, 4)
+CACHE, NEW = given("k", B, 2, 16, 8), given("y", B, T, 2, 8)
 STEPS = graph_of("step", {"h": given("h", B, 8)}, [given("h", B, 8), given("x", B, 8)])
 
 REFUSED: dict[str, list[tuple[Callable[[], Op], str]]] = {
@@ -873,6 +947,22 @@ REFUSED: dict[str, list[tuple[Callable[[], Op], str]]] = {
             "lengths is",
         )
     ],
+    "rotary": [
+        (lambda: attention.Rotary(X, ROW, ROW), "x must be f32"),
+        (lambda: attention.Rotary(HEADS, ANGLE, given("s", B, T, 8)), "sin is"),
+        (lambda: attention.Rotary(HEADS, X, X), "cos is"),
+    ],
+    "cache_append": [
+        (lambda: attention.CacheAppend(CACHE, given("x", B, T, 3, 8), IDX, IDX), "not \\[B, G, S"),
+        (lambda: attention.CacheAppend(CACHE, NEW, IDX, given("n", T, dtype=I64)), "lengths is"),
+        (lambda: attention.CacheAppend(CACHE, NEW, given("n", B, dtype=I32), IDX), "position is"),
+    ],
+    "attention": [
+        (lambda: attention.Attention(X, CACHE, CACHE, IDX, 1.0), "q must be f32"),
+        (lambda: attention.Attention(HEADS, CACHE, given("v", B, 2, 9, 8), IDX, 1.0), "values are"),
+        (lambda: attention.Attention(given("q", B, T, 5, 8), CACHE, CACHE, IDX, 1.0), "5 heads"),
+        (lambda: attention.Attention(HEADS, CACHE, CACHE, VECTOR, 1.0), "position is"),
+    ],
     "kernel": [(lambda: recurrence.Kernel((X,), STEPS), "body takes")],
 }
 
@@ -904,6 +994,9 @@ ACCEPTED: list[tuple[Callable[[], Value], str]] = [
     (lambda: ternary.Quantize(X, AbsMax(granularity="tensor")).results[1], "f32[1, 1, 1]"),
     (lambda: ternary.TernaryMatmul(Q, TRIT), "i32[B, T, 6]"),
     (lambda: recurrence.ConvWindow(X, given("s", B, 3, 8), IDX), "f32[B, 3, 8]"),
+    (lambda: attention.Rotary(HEADS, ANGLE, ANGLE), "f32[B, T, 6, 8]"),
+    (lambda: attention.CacheAppend(CACHE, NEW, IDX, IDX), "f32[B, 2, 16, 8]"),
+    (lambda: attention.Attention(HEADS, CACHE, CACHE, IDX, 0.5), "f32[B, T, 6, 8]"),
 ]
 
 

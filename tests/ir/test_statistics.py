@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from mmc.ir.graph import graph_of
+from mmc.ir.ops.attention import Attention
 from mmc.ir.ops.linear import Linear, Matmul
 from mmc.ir.ops.norm import RmsNorm, RmsStatistic
 from mmc.ir.ops.pointwise import Add, Div, Exp, Mul, Sigmoid, Tanh
@@ -86,3 +87,9 @@ def test_bytes_that_are_stored() -> None:
     assert stored_bytes(TensorType(DType.TERNARY_2BIT, (16, 16))) == 64
     assert stored_bytes(TensorType(DType.TERNARY_1_6BIT, (17, 20))) == 128
     assert stored_bytes(TensorType(DType.I64, ())) == 8
+
+
+def test_attention_counts_a_full_cache() -> None:
+    cache, position = given("k", B, 2, 16, 8), given("p", B, dtype=DType.I64)
+    y = Attention(given("q", B, T, 6, 8), cache, cache, position, 1.0)
+    assert statistics(graph_of("g", {"y": y}), T=3).dense_multiplications == 2 * 3 * 6 * 8 * 16
