@@ -5,7 +5,14 @@ A name is "aten.add.Tensor", or "aten.add" for every overload that has no entry 
 
 from __future__ import annotations
 
-from mmc.frontends import aten_linear, aten_make, aten_pointwise, aten_reduce, aten_shape
+from mmc.frontends import (
+    aten_attention,
+    aten_linear,
+    aten_make,
+    aten_pointwise,
+    aten_reduce,
+    aten_shape,
+)
 from mmc.frontends.aten_call import Translate
 
 TABLE: dict[str, Translate] = {
@@ -14,6 +21,7 @@ TABLE: dict[str, Translate] = {
     **aten_shape.TABLE,
     **aten_make.TABLE,
     **aten_linear.TABLE,
+    **aten_attention.TABLE,
 }
 
 DROPPED = frozenset(

@@ -34,6 +34,7 @@ class Imported:
     config: the model's own configuration, as found.
     tokenizer: the tokenizer.json, where there is one.
     source: the file, folder or class that it comes from.
+    context: how many positions the caches hold; None where the state does not grow.
     """
 
     graph: Graph
@@ -45,3 +46,4 @@ class Imported:
     vocab_size: int | None = None
     eos_token_ids: tuple[int, ...] = ()
     max_positions: int | None = None
+    context: int | None = None

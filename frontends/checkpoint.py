@@ -21,11 +21,15 @@ Store = Mapping[str, Stored]
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """A folder that has been looked through: its configuration and what tensors it holds."""
+    """A folder that has been looked through: its configuration and what tensors it holds.
+
+    context: how many positions a cache shall hold; None for what the model's family chooses.
+    """
 
     path: Path
     config: Mapping[str, object]
     store: Store
+    context: int | None = None
 
 
 LoadModel = Callable[[Checkpoint], Imported]
@@ -37,12 +41,22 @@ def _hgrn_bit() -> LoadModel:
     return load_hgrn_bit
 
 
-MODELS: dict[str, Callable[[], LoadModel]] = {"hgrn_bit": _hgrn_bit}
+def _transformer() -> LoadModel:
+    from mmc.frontends.models.transformer_checkpoint import load_transformer
+
+    return load_transformer
+
+
+MODELS: dict[str, Callable[[], LoadModel]] = {
+    "hgrn_bit": _hgrn_bit,
+    "bitnet": _transformer,
+    "llama": _transformer,
+}
 """model_type to the loader; it is imported only when it is asked for."""
 
 
-def load(path: str | Path) -> Imported:
-    """The model in the folder.
+def load(path: str | Path, context: int | None = None) -> Imported:
+    """The model in the folder; context: how many positions its caches shall hold, if it has any.
 
     Raises MmcError, which names the file, key or tensor, for a folder that is not whole, a model
     type that is not known, and tensors that are missing, unexpected or of the wrong shape.
@@ -58,7 +72,7 @@ def load(path: str | Path) -> Imported:
             str(path / "config.json"),
             f"known: {', '.join(MODELS)}",
         )
-    imported = MODELS[found]()(Checkpoint(path, config, read_store(path)))
+    imported = MODELS[found]()(Checkpoint(path, config, read_store(path), context))
     fields = ConfigFields(config, str(path / "config.json"))
     tokenizer = path / "tokenizer.json"
     return replace(

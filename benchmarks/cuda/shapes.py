@@ -19,8 +19,8 @@ from mmc.driver import FIND, REWRITE, entries
 from mmc.embedding import in_eight_bits
 from mmc.errors import MmcError
 from mmc.frontends.base import Stored
+from mmc.frontends.models.causal_lm import import_causal_lm
 from mmc.frontends.models.hgrn_bit import HgrnBitForCausalLM
-from mmc.frontends.models.hgrn_bit_checkpoint import import_hgrn_bit
 from mmc.frontends.models.hgrn_bit_config import HgrnBitConfig
 from mmc.ir.graph import Graph, Mapped
 from mmc.ir.op import Op, Value
@@ -108,7 +108,7 @@ def graphs(shape: Shape, target: Target) -> dict[str, Graph]:
     with torch.device("meta"):
         module = HgrnBitForCausalLM(HgrnBitConfig.parse(described)).eval()
     held = {name: _released(name, tensor.shape) for name, tensor in module.state_dict().items()}
-    imported = import_hgrn_bit(module, held)
+    imported = import_causal_lm(module, held)
     if shape.embedding:
         imported = in_eight_bits(imported)
     manager = PassManager(imported.tensors)

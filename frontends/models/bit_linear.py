@@ -35,11 +35,11 @@ ROUNDINGS: dict[str, Callable[[Tensor], Tensor]] = {
 class Quantiser:
     """What real checkpoints disagree on.
 
-    norm_eps: of BitLinear's own RMSNorm.  eps: the least maximum, and the least mean.
-    rounding: of activations; weights are rounded half to even.
+    norm_eps: of BitLinear's own RMSNorm; None where it has none.  eps: the least maximum, and the
+    least mean.  rounding: of activations; weights are rounded half to even.
     """
 
-    norm_eps: float = 1e-6
+    norm_eps: float | None = 1e-6
     eps: float = 1e-5
     rounding: str = "half_away"
 
@@ -76,7 +76,8 @@ class BitLinear(nn.Module):
         super().__init__()
         self.quantiser = quantiser
         self.storage: Storage = storage
-        self.norm = RmsNorm(inputs, quantiser.norm_eps)
+        eps = quantiser.norm_eps
+        self.norm = nn.Identity() if eps is None else RmsNorm(inputs, eps)
         if storage == "master":
             self.weight = nn.Parameter(torch.empty(outputs, inputs))
         elif storage == "ternary":

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from torch._higher_order_ops.scan import scan_op
 
 from mmc.frontends.models.bit_linear import BitLinear, RmsNorm, Storage
+from mmc.frontends.models.causal_lm import BATCH, B, Given
 from mmc.frontends.models.hgrn_bit_config import HgrnBitConfig
 
 
@@ -151,20 +152,6 @@ class Layer(nn.Module):
         return x + self.mlp(self.mlp_norm(x)), *state
 
 
-class LayerCall(nn.Module):
-    """In the place of a layer whose trace is taken by itself."""
-
-    def __init__(self, path: str) -> None:
-        super().__init__()
-        self.path = path
-
-    def forward(
-        self, x: Tensor, lengths: Tensor, lower_bound: Tensor | None, *state: Tensor
-    ) -> tuple[Tensor, ...]:
-        given = [lengths] if lower_bound is None else [lengths, lower_bound]
-        return tuple(torch.ops.mmc.layer([x, *state], given, self.path))
-
-
 class Trunk(nn.Module):
     """Ids i64[B, T] to the last layer's normalised output [B, T, hidden]."""
 
@@ -217,6 +204,20 @@ class HgrnBitForCausalLM(nn.Module):
         groups = (states[n : n + each] for n in range(0, len(states), each))
         x, made = self.model(ids, lengths, groups)
         return self.lm_head(x), *made
+
+    @property
+    def hidden_size(self) -> int:
+        return self.config.hidden_size
+
+    def given(self, layer: int) -> list[Given | None]:
+        """The lengths and the lower bound; the first layer has no bound."""
+        bounded = self.config.use_lower_bound and layer > 0
+        lengths = Given(torch.ones(BATCH, dtype=torch.int64), {0: B})
+        return [lengths, Given(torch.zeros(self.hidden_size)) if bounded else None]
+
+    @property
+    def state_types(self) -> dict[str, torch.dtype]:
+        return {}
 
     @property
     def state_shapes(self) -> dict[str, tuple[int, ...]]:

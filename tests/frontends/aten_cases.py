@@ -303,6 +303,13 @@ CASES: dict[str, Case] = {
     "round_half_away": lambda s: torch.ops.mmc.round_half_away(torch.round(s.x * 4) / 2),
     "take_position": lambda s: torch.ops.mmc.take_position(s.x, s.i[:, 0] % 3),
     "causal_conv": lambda s: torch.ops.mmc.causal_conv(s.x, s.stack.mT[:, :3], s.m[:, :4]),
+    "rotary": lambda s: torch.ops.mmc.rotary(s.x.unflatten(-1, (2, 4)), s.x[..., :2], s.y[..., :2]),
+    "cache_append": lambda s: torch.ops.mmc.cache_append(
+        s.k, torch.stack([s.x, s.y], 2), s.i[:, 0] % 3, s.i[:, 1] % 3
+    ),
+    "attention_cached": lambda s: torch.ops.mmc.attention(
+        torch.stack([s.x, s.y, s.x, s.x], 2), s.k, s.k * 2, s.i[:, 0] % 2, 0.5
+    ),
     "conv_window": lambda s: torch.ops.mmc.conv_window(s.x, s.stack.mT[:, :3], s.i[:, 0] % 4),
 }
 

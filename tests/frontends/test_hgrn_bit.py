@@ -16,8 +16,8 @@ from mmc.errors import MmcError
 from mmc.frontends.base import Imported
 from mmc.frontends.checkpoint import load
 from mmc.frontends.models.bit_linear import BitLinear, Quantiser, RmsNorm, unpack
+from mmc.frontends.models.causal_lm import import_causal_lm
 from mmc.frontends.models.hgrn_bit import HgrnBitForCausalLM
-from mmc.frontends.models.hgrn_bit_checkpoint import import_hgrn_bit
 from mmc.frontends.models.hgrn_bit_config import HgrnBitConfig
 from mmc.frontends.torch_types import array_of
 from mmc.ir.evaluate import evaluate
@@ -89,7 +89,7 @@ def model(variant: str) -> Model:
         for parameter in module.parameters():
             noise = torch.randn(parameter.shape)
             parameter.copy_(1 + 0.2 * noise if parameter.dim() == 1 else noise)
-    return Model(module, import_hgrn_bit(module))
+    return Model(module, import_causal_lm(module))
 
 
 def token_ids(batch: int, time: int) -> np.ndarray:

@@ -1,0 +1,49 @@
+"""From a checkpoint of a Transformer to the IR."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import replace
+
+import torch
+
+from mmc.errors import MmcError
+from mmc.frontends.base import Imported, Stored
+from mmc.frontends.checkpoint import Checkpoint
+from mmc.frontends.models.causal_lm import import_causal_lm
+from mmc.frontends.models.stored_weights import matched, storage_of
+from mmc.frontends.models.transformer import FREQUENCIES, TransformerForCausalLM
+from mmc.frontends.models.transformer_config import TransformerConfig
+from mmc.ir.types import DType, TensorType
+
+MOST_CONTEXT = 4096
+"""Positions of a cache where nobody asks for more: memory goes with them."""
+
+_UNUSED = re.compile(r"model\.layers\.\d+\.self_attn\.rotary_emb\.inv_freq|lm_head\.weight")
+"""Older checkpoints hold the frequencies, some the head although it is the embedding."""
+
+
+def load_transformer(checkpoint: Checkpoint) -> Imported:
+    """The model of (ids, lengths, states); raises MmcError where tensors and config disagree."""
+    source = str(checkpoint.path / "config.json")
+    config = TransformerConfig.parse(checkpoint.config, source)
+    context = checkpoint.context or min(config.max_positions, MOST_CONTEXT)
+    if context > config.max_positions:
+        raise MmcError(
+            f"a context of {context} is more than the model's {config.max_positions}", source
+        )
+    storage = storage_of(checkpoint, source)
+    with torch.device("meta"):
+        module = TransformerForCausalLM(config, context, storage).eval()
+    tied = {"lm_head.weight": "model.embed_tokens.weight"} if config.tie_word_embeddings else {}
+    frequencies = config.rope.frequencies(config.head_size)
+    made = Stored(FREQUENCIES, TensorType(DType.F32, frequencies.shape), lambda: frequencies)
+    store = {**checkpoint.store, FREQUENCIES: made}
+    weights = matched(module, store, str(checkpoint.path), tied=tied, unused=_UNUSED)
+    return replace(
+        import_causal_lm(module, weights),
+        kind="causal_lm",
+        vocab_size=config.vocab_size,
+        max_positions=config.max_positions,
+        context=context,
+    )

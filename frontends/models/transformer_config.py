@@ -1,0 +1,171 @@
+"""The configuration of a Transformer in the manner of Llama, read strictly."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import cast
+
+import numpy as np
+
+from mmc.errors import MmcError
+from mmc.frontends.models.config_fields import ConfigFields
+from mmc.ir.types import DType
+
+ACTIVATIONS = ("silu", "swish", "relu2")
+"""Of the gate; relu2 is the square of relu."""
+
+_DTYPES = {"float32": "F32", "bfloat16": "BF16"}
+
+
+@dataclass(frozen=True)
+class Rope:
+    """Rotary position embedding: theta, and how frequencies are stretched for long contexts.
+
+    kind: "default", "linear" (divided by factor), or "llama3" (long waves are divided, short ones
+    stay, between `low` and `high` it is mixed, for what was trained with `original` positions).
+    dtype: "bfloat16" where the frequencies are rounded to it, as they are in a module that was cast
+    as a whole; transformers keeps them in float32.
+    """
+
+    theta: float
+    kind: str = "default"
+    factor: float = 1.0
+    low: float = 1.0
+    high: float = 4.0
+    original: int = 8192
+    dtype: str = "float32"
+
+    def frequencies(self, width: int) -> np.ndarray:
+        """Radians per position f32[width / 2] of a head."""
+        powers = np.arange(0, width, 2, dtype=np.float32) / np.float32(width)
+        plain = np.float32(1) / np.float32(self.theta) ** powers
+        if self.kind == "llama3":
+            waves = self.original * plain / (2 * math.pi)  # in the original context
+            kept = np.clip((waves - self.low) / (self.high - self.low), 0, 1)
+            plain = kept * plain + (1 - kept) * plain / self.factor
+        plain = plain / self.factor if self.kind == "linear" else plain
+        return plain.astype(DType[_DTYPES[self.dtype]].numpy).astype(np.float32)
+
+    @staticmethod
+    def parse(fields: ConfigFields) -> Rope:
+        """From `rope_parameters`, or from `rope_theta` and `rope_scaling` in older files."""
+        key = "rope_scaling" if fields.absent("rope_parameters") else "rope_parameters"
+        values = fields.values.get(key)
+        values = cast(dict[str, object], values) if isinstance(values, dict) else {}
+        own = ConfigFields(values, f"{fields.source}, {key}")
+        theta = fields if own.absent("rope_theta") else own
+        named = "type" if own.absent("rope_type") else "rope_type"
+        kind = own.choice(named, ("default", "linear", "llama3"), "default")
+        if own.values.get("partial_rotary_factor", 1.0) != 1.0:
+            raise MmcError("'partial_rotary_factor' is not 1", own.source)
+        stretched = kind != "default"
+        rope = Rope(
+            theta.real("rope_theta", 500000.0 if is_bitnet(fields) else 10000.0),
+            kind,
+            own.real("factor") if stretched else 1.0,
+            dtype=fields.choice("rope_dtype", tuple(_DTYPES), "float32"),
+        )
+        if kind != "llama3":
+            return rope
+        return replace(
+            rope,
+            low=own.real("low_freq_factor"),
+            high=own.real("high_freq_factor"),
+            original=own.whole("original_max_position_embeddings"),
+        )
+
+
+@dataclass(frozen=True)
+class TransformerConfig:
+    """The keys of config.json; `rope_dtype` is ours.
+
+    quantised: linear layers are BitLinear, but for those whose path matches `dense`.
+
+    sub_norms: a norm before the output projection, and one before the down projection (BitNet).
+    """
+
+    vocab_size: int
+    hidden_size: int
+    intermediate_size: int
+    num_hidden_layers: int
+    heads: int
+    groups: int
+    head_size: int
+    activation: str
+    rms_norm_eps: float
+    rope: Rope
+    max_positions: int
+    tie_word_embeddings: bool
+    attention_bias: bool
+    mlp_bias: bool
+    sub_norms: bool
+    quantised: bool
+    dense: tuple[str, ...] = ()
+
+    def is_dense(self, path: str) -> bool:
+        """Whether a linear layer is an ordinary one.  transformers compares as this does."""
+        edge = r"(?:(?<=\.)|(?=\.|$))"
+        matches = (re.match(f"(?:{p}){edge}", path) or path.endswith(p) for p in self.dense)
+        return not self.quantised or any(matches)
+
+    @staticmethod
+    def parse(values: Mapping[str, object], source: str = "config.json") -> TransformerConfig:
+        """Raises MmcError naming the key that is missing, of the wrong type, or impossible."""
+        fields = ConfigFields(values, source)
+        bitnet = is_bitnet(fields)
+        hidden, heads = fields.whole("hidden_size"), fields.whole("num_attention_heads")
+        quantised, dense = _quantisation(fields)
+        config = TransformerConfig(
+            vocab_size=fields.whole("vocab_size"),
+            hidden_size=hidden,
+            intermediate_size=fields.whole("intermediate_size"),
+            num_hidden_layers=fields.whole("num_hidden_layers"),
+            heads=heads,
+            groups=fields.whole("num_key_value_heads", heads),
+            head_size=fields.whole("head_dim", max(hidden // heads, 1)),
+            activation=fields.choice("hidden_act", ACTIVATIONS, "relu2" if bitnet else "silu"),
+            rms_norm_eps=fields.real("rms_norm_eps", 1e-5 if bitnet else 1e-6),
+            rope=Rope.parse(fields),
+            max_positions=fields.whole("max_position_embeddings", 2048),
+            tie_word_embeddings=fields.flag("tie_word_embeddings", False),
+            attention_bias=fields.flag("attention_bias", False),
+            mlp_bias=fields.flag("mlp_bias", False),
+            sub_norms=bitnet,
+            quantised=quantised,
+            dense=dense,
+        )
+        config._refuse_impossible(source)
+        return config
+
+    def _refuse_impossible(self, source: str) -> None:
+        if self.heads % self.groups:
+            raise MmcError(
+                f"'num_attention_heads' is {self.heads}, not a multiple of "
+                f"'num_key_value_heads', {self.groups}",
+                source,
+            )
+        if self.head_size % 2:
+            raise MmcError(f"heads have {self.head_size} columns: RoPE turns pairs", source)
+        if self.quantised and (self.attention_bias or self.mlp_bias):
+            raise MmcError("'attention_bias' and 'mlp_bias' go with dense layers only", source)
+
+
+def is_bitnet(fields: ConfigFields) -> bool:
+    return fields.values.get("model_type") == "bitnet"
+
+
+def _quantisation(fields: ConfigFields) -> tuple[bool, tuple[str, ...]]:
+    """Whether there are BitLinear layers, and what is not one; the head never is by itself."""
+    values = fields.values.get("quantization_config")
+    if not isinstance(values, dict):
+        return is_bitnet(fields), ("lm_head",)
+    own = ConfigFields(cast(dict[str, object], values), f"{fields.source}, quantization_config")
+    own.choice("quant_method", ("bitnet",))
+    if own.flag("use_rms_norm", False):
+        raise MmcError("'use_rms_norm' is not known", own.source, "BitLinear without a norm is")
+    named = own.values.get("modules_to_not_convert")
+    listed = cast(list[object], named) if isinstance(named, list) else []
+    return True, ("lm_head", *(str(name) for name in listed))

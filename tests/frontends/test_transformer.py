@@ -1,0 +1,102 @@
+"""Transformers: the graph against the module, and configurations that cannot be."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from mmc.errors import MmcError
+from mmc.frontends.models.causal_lm import import_causal_lm
+from mmc.frontends.models.transformer import TransformerForCausalLM
+from mmc.frontends.models.transformer_config import Rope, TransformerConfig
+from mmc.frontends.torch_types import array_of
+from mmc.ir.evaluate import evaluate
+from mmc.ir.ops.attention import POSITION
+from mmc.ir.text import parse, render
+
+TINY: Mapping[str, Any] = {
+    "model_type": "bitnet",
+    "vocab_size": 17,
+    "hidden_size": 24,
+    "intermediate_size": 20,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+}
+LLAMA: Mapping[str, Any] = {**TINY, "model_type": "llama"}
+
+
+@pytest.mark.parametrize("changes", [TINY, LLAMA, {**LLAMA, "tie_word_embeddings": True}])
+def test_graph_is_the_module(changes: Mapping[str, Any]) -> None:
+    """With a past, and prompts of different lengths."""
+    torch.manual_seed(3)
+    module = TransformerForCausalLM(TransformerConfig.parse(changes), 12).eval()
+    with torch.no_grad():
+        for parameter in module.parameters():
+            noise = torch.randn(parameter.shape)
+            parameter.copy_(1 + 0.2 * noise if parameter.dim() == 1 else noise)
+    imported = import_causal_lm(module)
+    assert parse(render(imported.graph)) is imported.graph
+    states = {name: torch.randn(2, *shape) for name, shape in module.state_shapes.items()}
+    states[POSITION] = torch.tensor([0, 6])
+    ids, lengths = torch.randint(0, 17, (2, 5)), torch.tensor([5, 3])
+    with torch.no_grad():
+        wanted = module(ids, lengths, *states.values())
+    inputs = {"ids": ids, "lengths": lengths, **states}
+    given = {name: array_of(tensor) for name, tensor in inputs.items()}
+    found = evaluate(imported.graph, given, imported.tensors)
+    assert list(found) == ["logits", *states]
+    for (name, mine), theirs in zip(found.items(), wanted, strict=True):
+        np.testing.assert_allclose(mine, array_of(theirs), 1e-4, 1e-4, err_msg=name)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"num_key_value_heads": 3}, "'num_attention_heads' is 4, not a multiple"),
+        ({"head_dim": 5}, "heads have 5 columns: RoPE turns pairs"),
+        ({"hidden_act": "gelu"}, "'hidden_act' is 'gelu'"),
+        ({"attention_bias": True}, "'attention_bias' and 'mlp_bias' go with dense layers only"),
+        ({"rope_dtype": "int8"}, "'rope_dtype' is 'int8'"),
+        ({"rope_scaling": {"type": "yarn", "factor": 2.0}}, "'type' is 'yarn'"),
+        ({"rope_scaling": {"rope_type": "linear"}}, "'factor' is None"),
+        ({"rope_parameters": {"partial_rotary_factor": 0.5}}, "'partial_rotary_factor' is not 1"),
+        ({"quantization_config": {"quant_method": "gptq"}}, "'quant_method' is 'gptq'"),
+        (
+            {"quantization_config": {"quant_method": "bitnet", "use_rms_norm": True}},
+            "'use_rms_norm' is not known",
+        ),
+    ],
+)
+def test_what_is_refused(changes: Mapping[str, Any], message: str) -> None:
+    with pytest.raises(MmcError, match=message):
+        TransformerConfig.parse({**TINY, **changes})
+
+
+def test_frequencies() -> None:
+    plain = Rope(100.0).frequencies(4)
+    np.testing.assert_allclose(plain, [1, 0.1], 1e-7)
+    np.testing.assert_allclose(Rope(100.0, "linear", 4.0).frequencies(4), plain / 4, 1e-7)
+    rounded = Rope(100.0, dtype="bfloat16").frequencies(4)
+    assert rounded.tolist() == [1, 0.10009765625]
+    # Waves of 2 pi and 20 pi positions: the first stays, the second is between 2 and 4 of them.
+    stretched = Rope(100.0, "llama3", 8.0, 2.0, 4.0, original=round(60 * math.pi))
+    kept = (round(60 * math.pi) / (20 * math.pi) - 2) / 2
+    wanted = [1, 0.1 * kept + 0.1 / 8 * (1 - kept)]
+    np.testing.assert_allclose(stretched.frequencies(4), wanted, 1e-6)
+
+
+def test_which_layers_are_dense() -> None:
+    named = {"quant_method": "bitnet", "modules_to_not_convert": ["model.layers.1", "down_proj"]}
+    config = TransformerConfig.parse({**LLAMA, "quantization_config": named})
+    dense = {"model.layers.1.mlp.up_proj", "model.layers.0.mlp.down_proj", "lm_head"}
+    assert all(map(config.is_dense, dense))
+    assert not config.is_dense("model.layers.0.mlp.up_proj")
+    assert not config.is_dense("model.layers.11.mlp.up_proj")
+    assert TransformerConfig.parse(LLAMA).is_dense("model.layers.0.mlp.up_proj")
+    assert not TransformerConfig.parse(TINY).is_dense("model.layers.0.mlp.up_proj")
