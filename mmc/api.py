@@ -9,6 +9,7 @@ from typing import Any
 
 from mmc.artifact import Artifact
 from mmc.driver import CompileOptions, Progress, compile_model, refuse_early
+from mmc.errors import MmcError
 from mmc.fpga import FpgaModel
 from mmc.frontends.base import Imported
 from mmc.ir.intern import own_world
@@ -33,6 +34,7 @@ def compile(
     tuning: str | Path | None = None,
     board: str | None = None,
     target_tps: float | None = None,
+    context: int | None = None,
     check: bool = False,
     no_fallback: bool = False,
     require_matmul_free: bool = False,
@@ -51,6 +53,7 @@ def compile(
     hardware shall be large enough for.
     embedding: "int8" rounds the embedding to 8 bits; None leaves it as it is.
     tuning: a file that `mmc tune` wrote for a model of these shapes.
+    context: how many positions the caches of a Transformer hold; None for at most 4096.
     check: run every pass's graphs before and after on probe inputs, and every kernel.
     Raises MmcError; nothing half-written stays.  For the target fpga the result is a `FpgaModel`.
     """
@@ -69,6 +72,7 @@ def compile(
         tuning=None if tuning is None else Path(tuning),
         board=board,
         target_tps=target_tps,
+        context=context,
     )
     made = compile_source(source, folder, options, progress, example_inputs, dynamic_shapes)
     return _FACES.get(made.manifest["target"], Artifact)(made.path, made.manifest)
@@ -85,12 +89,17 @@ def compile_source(
     """`compile` with its options in one record, as the command line has them."""
     refuse_early(folder, options)
     with own_world():
-        imported = import_source(source, example_inputs, dynamic_shapes)
+        imported = import_source(source, example_inputs, dynamic_shapes, options.context)
+        if options.context is not None and imported.context is None:
+            raise MmcError("the model has no caches", "--context", "leave it out")
         return compile_model(imported, folder, options, progress)
 
 
 def import_source(
-    source: Any, example_inputs: tuple[Any, ...] | None = None, dynamic_shapes: Any = None
+    source: Any,
+    example_inputs: tuple[Any, ...] | None = None,
+    dynamic_shapes: Any = None,
+    context: int | None = None,
 ) -> Imported:
     """The model in the IR, by the frontend that fits."""
     if isinstance(source, str | Path) and Path(source).suffix == ".onnx":
@@ -100,7 +109,7 @@ def import_source(
     if isinstance(source, str | Path):
         from mmc.frontends.checkpoint import load as load_checkpoint
 
-        return load_checkpoint(Path(source))
+        return load_checkpoint(Path(source), context)
     from mmc.frontends.torch_export import import_module
 
     return import_module(source, example_inputs or (), dynamic_shapes)

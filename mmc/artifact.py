@@ -138,6 +138,7 @@ def _manifest(
         "vocab_size": imported.vocab_size,
         "eos_token_ids": list(imported.eos_token_ids),
         "max_positions": imported.max_positions,
+        "context": imported.context,
         "sizes": _sizes(contents, weights),
         "layers": [asdict(layer) for layer in contents.layers],
         "recurrences": [asdict(found) for found in contents.recurrences],

@@ -148,6 +148,10 @@ def compile_command(
     target_tps: Annotated[
         float | None, typer.Option(help="FPGA: tokens a second that it shall be large enough for.")
     ] = None,
+    context: Annotated[
+        int | None,
+        typer.Option(min=1, help="How many positions the caches of a Transformer hold."),
+    ] = None,
     no_fallback: Annotated[
         bool, typer.Option("--no-fallback", help="Fail where a part would take a slow path.")
     ] = False,
@@ -164,7 +168,7 @@ def compile_command(
     folder = out or Path(f"{checkpoint.resolve().name}-{target.replace(':', '-')}")
     options = CompileOptions(
         target, weights, check, no_fallback, require_matmul_free, dump_ir, print_after, mcpu,
-        embedding, tuning, board, target_tps,
+        embedding, tuning, board, target_tps, context,
     )  # fmt: skip
     with _Bar() as bar:
         artifact = compile_source(checkpoint, folder, options, bar)

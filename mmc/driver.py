@@ -14,6 +14,7 @@ from mmc.artifact import Artifact, Contents, refuse_other_folder, write_artifact
 from mmc.embedding import EMBEDDINGS, in_eight_bits
 from mmc.errors import MmcError
 from mmc.ir.graph import Graph
+from mmc.ir.ops.attention import POSITION
 from mmc.ir.types import static_shape
 from mmc.layers import Layer, Recurrence, linear_layers, recurrences
 from mmc.passes.base import Pass
@@ -53,6 +54,7 @@ class CompileOptions:
     tuning: Path | None = None
     board: str | None = None
     target_tps: float | None = None
+    context: int | None = None
 
     @property
     def build(self) -> BuildOptions:
@@ -261,7 +263,12 @@ def probe_inputs(imported: Imported, graph: Graph, seed: int = 0) -> dict[str, n
             low, high = 0, imported.vocab_size or 8
             if op.name == "lengths":
                 low, high = 1, probe["ids"].shape[1] + 1
+            if op.name == POSITION and imported.context:
+                low, high = 0, max(1, min(100, imported.context - sizes["T"]))
             probe[op.name] = np.asarray(random.integers(low, high, shape), dtype)
         else:
             probe[op.name] = np.asarray(random.normal(size=shape), dtype)
+            if len(shape) == 4 and POSITION in probe:  # behind the position a cache is empty
+                for cache, known in zip(probe[op.name], probe[POSITION], strict=True):
+                    cache[:, known:] = 0
     return probe

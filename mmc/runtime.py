@@ -15,6 +15,7 @@ from mmc.arrays import as_array, as_input, like, on_gpu, stays, streaming
 from mmc.artifact import Artifact, open_artifact
 from mmc.errors import MmcError
 from mmc.ir.intern import own_world
+from mmc.ir.ops.attention import POSITION
 from mmc.ir.types import static_shape
 from mmc.module import Module
 from mmc.sampling import Sampler
@@ -24,7 +25,7 @@ from mmc.targets.registry import load_target
 
 @dataclass(frozen=True)
 class State:
-    """What a model remembers of its sequences: an array [B, ...] for each recurrent state."""
+    """What a model remembers of its sequences: an array [B, ...] for each state."""
 
     arrays: Mapping[str, np.ndarray]
 
@@ -67,6 +68,8 @@ class Model:
         self._states = {op.name: op for op in graph.inputs if op.name in graph.states}
         self.vocab_size = int(artifact.manifest["vocab_size"])
         self.eos_token_ids = frozenset[int](artifact.manifest["eos_token_ids"])
+        self.context: int | None = artifact.manifest.get("context")
+        """How many positions of a sequence the caches hold; None where the state does not grow."""
         self._tokenizer: Tokenizer | None = None
         self._prompt_rows = load_target(artifact.manifest["target"]).capabilities.prompt_rows
 
@@ -107,6 +110,7 @@ class Model:
         """Logits [B, T, V] float32 of every position of ids [B, T]."""
         tokens = self._tokens(ids)
         lengths = np.full(len(tokens), tokens.shape[1], np.int64)
+        self._require_room(lengths)
         made = self._run("forward", tokens, lengths, self.empty_state(len(tokens)))
         return like(ids, made["logits"])
 
@@ -123,6 +127,7 @@ class Model:
         """`prefill` from a state that is not empty."""
         tokens = self._tokens(ids)
         counts = self._lengths(lengths, tokens)
+        self._require_room(counts, state)
         piece = max(1, self._prompt_rows // len(tokens))
         while counts.min() > piece:
             _, state = self._step(tokens[:, :piece], np.full(len(tokens), piece), state)
@@ -135,6 +140,19 @@ class Model:
         made = self._run(entry, tokens, lengths, state)
         logits = like(tokens, made["logits"])[:, 0]
         return logits, State({name: made[name] for name in self._states})
+
+    def _require_room(self, counts: np.ndarray, state: State | None = None) -> None:
+        """Raise MmcError where so many more positions of a sequence do not fit in its caches."""
+        if self.context is None:
+            return
+        known = np.zeros(1, np.int64) if state is None else as_array(state.arrays[POSITION])
+        if int(known.min()) < 0 or int((known + counts).max()) > self.context:
+            raise MmcError(
+                f"{int(known.max())} positions and {int(counts.max())} more do not fit in the "
+                f"context of {self.context}",
+                str(self.artifact.path),
+                "`mmc compile --context` sets it",
+            )
 
     @property
     def _one_token(self) -> str:
@@ -187,6 +205,7 @@ class Model:
         handed out.  An end-of-text token is a token like others here.
         """
         tokens = self._tokens(as_array(_column(token, self._executable)))
+        self._require_room(np.array([count]), state)
         for following in self._greedy(tokens[:, 0], state, count):
             yield like(token, following)
 
@@ -208,6 +227,7 @@ class Model:
             yield token
 
     def _generate(self, ids: np.ndarray, count: int, sampler: Sampler) -> Iterator[np.ndarray]:
+        self._require_room(np.array([ids.shape[1] + count - 1]))
         logits, state = self.prefill(ids)
         token = sampler(logits)
         if sampler.temperature == 0:

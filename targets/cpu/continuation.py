@@ -42,7 +42,7 @@ def moves(geometry: Geometry) -> list[Move] | None:
     graph = geometry.plan.graph
     outputs = dict(graph.outputs)
     for op in graph.inputs:
-        if op.name not in graph.states:
+        if op.name not in graph.states or op in geometry.plan.caches:
             continue
         root = root_of(outputs[op.name])
         if isinstance(root, Input | Weight):
@@ -63,10 +63,10 @@ def continued(
 ) -> Iterator[np.ndarray]:
     """The `count` likeliest tokens int64 [B], one behind the other; of equal logits the first.
 
-    step: runs the entry on the arenas in `memory`.  left: its `moves`.
+    step: runs the entry on the arenas in `memory`, where the caches are.  left: its `moves`.
     """
-    graph = geometry.plan.graph
-    given = {op.name: geometry.place(op).array(memory) for op in graph.inputs}
+    graph, caches = geometry.plan.graph, geometry.plan.caches
+    given = {op.name: geometry.place(op).array(memory) for op in graph.inputs if op not in caches}
     for name, array in given.items():
         array[...] = inputs[name]
     made = geometry.place(root_of(dict(graph.outputs)["logits"])).array(memory)

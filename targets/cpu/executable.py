@@ -19,6 +19,7 @@ from mmc.ir.op import Value
 from mmc.ir.ops.source import Weight
 from mmc.ir.text import parse
 from mmc.targets.base import Arrays, Meter, graph_file
+from mmc.targets.cpu.caches import Caches
 from mmc.targets.cpu.continuation import continued, moves
 from mmc.targets.cpu.huge_pages import in_huge_pages
 from mmc.targets.tvm.geometry import Geometry
@@ -58,6 +59,7 @@ class CpuExecutable:
         self._geometries: dict[object, Geometry] = {}
         self._workspace = aligned_zeros(0)
         self._given: Given | None = None
+        self._caches = Caches()
         self._measure_reading: ReadLimit | None = None
         self.use_threads(default_threads())
 
@@ -93,8 +95,15 @@ class CpuExecutable:
         return self._measure_reading(self._threads)
 
     def run(self, entry: str, inputs: Arrays) -> dict[str, np.ndarray]:
-        """The outputs of an entry; the arrays are views of one fresh block of memory."""
-        return self.call(entry, inputs).outputs()
+        """The outputs of an entry; the arrays are views of one fresh block of memory.
+
+        Caches are views of the memory in which they grow: see `mmc.targets.cpu.caches`.
+        """
+        arenas = self.call(entry, inputs)
+        made = arenas.outputs()
+        if "caches" in arenas.memory:
+            self._caches.lend(arenas.geometry, arenas.memory["caches"], made)
+        return made
 
     def call(self, entry: str, inputs: Arrays) -> Arenas:
         """Run an entry and hand over its arenas; the next call writes to all but the outputs."""
@@ -109,6 +118,7 @@ class CpuExecutable:
             "inputs": self._given.memory,
             "outputs": aligned_zeros(size["outputs"]),
             "workspace": self._workspace,
+            **self._caches.take(geometry, inputs),
         }
         self._bound(entry, geometry, memory)()
         return Arenas(geometry, memory, self.weights)
@@ -119,7 +129,9 @@ class CpuExecutable:
         left = moves(geometry)
         if left is None:
             return None
-        memory = {name: aligned_zeros(size) for name, size in geometry.arena_bytes.items()}
+        sizes = geometry.arena_bytes.items()
+        memory = {name: aligned_zeros(size) for name, size in sizes if name != "caches"}
+        memory |= self._caches.take(geometry, inputs)
         step = self._bound(entry, geometry, memory)
         return continued(geometry, memory, step, left, inputs, count)
 
@@ -127,7 +139,7 @@ class CpuExecutable:
         self, entry: str, geometry: Geometry, memory: Mapping[str, np.ndarray]
     ) -> Callable[[], object]:
         """The call of an entry on these arenas."""
-        tensors = [as_tensor(memory[name]) for name in ("inputs", "outputs", "workspace")]
+        tensors = [as_tensor(memory[name]) for name in geometry.plan.arenas]
         return partial(self.program[entry], self._mapped, *tensors, *geometry.sizes)
 
     def _geometry(self, entry: str, inputs: Arrays) -> Geometry:
@@ -160,7 +172,9 @@ class Given:
     memory: np.ndarray
 
     def __post_init__(self) -> None:
-        places = ((op.name, self.geometry.place(op)) for op in self.geometry.plan.graph.inputs)
+        plan = self.geometry.plan
+        given = (op for op in plan.graph.inputs if op not in plan.caches)
+        places = ((op.name, self.geometry.place(op)) for op in given)
         self._arrays = {name: place.array({"inputs": self.memory}) for name, place in places}
 
     def fill(self, inputs: Arrays) -> None:
@@ -186,12 +200,12 @@ class Arenas:
         return {name: self.read(value) for name, value in self.geometry.plan.graph.outputs}
 
     def read(self, value: Value) -> np.ndarray:
-        """A value of the graph: of the outputs a view, of all else a copy."""
+        """A value of the graph: of the outputs and caches a view, of all else a copy."""
         root = root_of(value)
         if isinstance(root, Weight):
             array = self.weights.array(root).copy()
         else:
             place = self.geometry.place(root)
             array = place.array(self.memory)
-            array = array if place.arena == "outputs" else array.copy()
+            array = array if place.arena in ("outputs", "caches") else array.copy()
         return array if value is root else array.reshape(self.geometry.shape(value))

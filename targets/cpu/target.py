@@ -51,14 +51,15 @@ class CpuTarget(Target):
         return missing + processor_problems()
 
     def unsupported(self, graph: Graph) -> list[tuple[Op, str]]:
+        from mmc.targets.tvm.attention import has_kernel
         from mmc.targets.tvm.coverage import unsupported
         from mmc.targets.tvm.plan import unplaced
 
         wrong = unplaced(graph)
         for op in graph:
-            if isinstance(op, Kernel) and not any(
-                isinstance(inner, TernaryMatmul) for inner in op.body
-            ):
+            if not isinstance(op, Kernel) or has_kernel(op.body):
+                continue
+            if not any(isinstance(inner, TernaryMatmul) for inner in op.body):
                 wrong += [
                     (
                         op if inner.origin is None else inner,

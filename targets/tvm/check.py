@@ -16,8 +16,8 @@ import numpy as np
 
 from mmc.errors import MmcError
 from mmc.ir.compare import relative_error
+from mmc.ir.graph import bind_op
 from mmc.ir.op import Op, Value
-from mmc.ir.ops.recurrence import Kernel
 from mmc.targets.tvm.plan import Plan
 
 
@@ -105,8 +105,7 @@ def check_kernels(
 def _check_entry(check: KernelCheck, plan: Plan, arenas: Arenas) -> None:
     for op in plan.kernels:
         check.kernels += 1
-        bound = op.bind(arenas.symbols)
-        assert isinstance(bound, Kernel)
+        bound = bind_op(op, arenas.symbols)
         wanted = bound.reference(*(arenas.read(v) for v in op.operands))
         for value, array in zip(op.results, wanted, strict=True):
             check.compare(op, arenas.read(value), array)

@@ -18,6 +18,7 @@ from typing import Any, TypeAlias
 from tvm.script.ir_builder import tirx as T
 
 from mmc.ir.op import Op, Value, producer
+from mmc.ir.ops.attention import Rotary
 from mmc.ir.ops.linear import Linear, Matmul
 from mmc.ir.ops.recurrence import CausalConv, ConvWindow
 from mmc.ir.ops.reduce import ArgMax, Max, Mean, Reduction, Sum
@@ -34,7 +35,7 @@ from mmc.ir.ops.shape import (
 from mmc.ir.ops.source import Constant, Iota
 from mmc.ir.types import Shape, TensorType
 from mmc.targets.tvm import elementary, pointwise
-from mmc.targets.tvm.elementary import Vector, hold, number, spread
+from mmc.targets.tvm.elementary import Vector, hold, like, number, spread
 from mmc.targets.tvm.fold import LANES, Fold, for_columns, lane_total, rounded, serial
 from mmc.targets.tvm.memory import (
     COMPUTED,
@@ -236,6 +237,20 @@ def _take_position(e: Elements, op: TakePosition, index: Index) -> Vector:
     return e.at(op.x, Index((batch, position, *index.axes[2:]), index.lanes))
 
 
+def _rotary(e: Elements, op: Rotary, index: Index) -> Vector:
+    """The first of a pair loses what the second gains; lanes stay within a half."""
+    *row, column = index.axes
+    half = e.size(op.cos, 2)
+    first = as_expression(column) < half
+    angle = T.Bind(T.Select(first, as_expression(column), as_expression(column) - half))
+    other = T.Bind(T.Select(first, as_expression(column) + half, as_expression(column) - half))
+    x = e.at(op.x, index)
+    partner = e.at(op.x, replace(index, axes=(*row, other)))
+    cos, sin = (e.at(v, Index((*row[:2], angle), index.lanes)) for v in (op.cos, op.sin))
+    turned = hold(partner * sin)
+    return hold(x * cos + T.Select(first, turned * like(turned, -1), turned))
+
+
 # The recent past of a sequence: `state`, then `x`.
 
 
@@ -347,6 +362,7 @@ EVALUATORS: dict[type[Op], Evaluator] = {
     Pad: _pad,
     Gather: _gather,
     TakePosition: _take_position,
+    Rotary: _rotary,
     CausalConv: _causal_conv,
     ConvWindow: _conv_window,
     Sum: _reduction,

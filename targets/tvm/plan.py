@@ -1,8 +1,9 @@
 """Where every value of a program lies: a static plan over sizes that are known at run time.
 
 Four arenas: the weights file, the inputs, the outputs, and a workspace for what is in between.  A
-workspace slot is used again once its value has no more readers.  Everything starts at a multiple
-of `ALIGNMENT` bytes, so that kernels may use aligned vector loads.
+workspace slot is used again once its value has no more readers.  A fifth holds the caches, if there
+are any: a state that is only appended to, whose new value lies where the old one was.  Everything
+starts at a multiple of `ALIGNMENT` bytes, so that kernels may use aligned vector loads.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ from dataclasses import dataclass, field
 
 from mmc.ir.graph import Graph
 from mmc.ir.op import Op, Value, producer
+from mmc.ir.ops.attention import CacheAppend
 from mmc.ir.ops.recurrence import Kernel
 from mmc.ir.ops.shape import Reshape
 from mmc.ir.ops.source import Input, Weight
@@ -74,13 +76,18 @@ class Plan:
     """Kernels that may run at once: none writes to what another one reads or writes."""
     arenas: dict[str, Arena] = field(default_factory=dict[str, Arena])
     locations: dict[Value, Location] = field(default_factory=dict[Value, Location])
+    caches: dict[Input, Kernel] = field(default_factory=dict[Input, Kernel])
+    """States that are appended to in place, and what appends to them."""
 
     def __post_init__(self) -> None:
-        self.arenas = {name: Arena() for name in ("inputs", "outputs", "workspace")}
+        self.caches = {} if self.keep_all else _appended_states(self.graph)
+        names = ("inputs", "outputs", "workspace", *(["caches"] if self.caches else []))
+        self.arenas = {name: Arena() for name in names}
         for op in self.graph.inputs:
-            self.locations[op] = Location(
-                "inputs", self.arenas["inputs"].add(storage_bytes(op.type))
-            )
+            arena = "caches" if op in self.caches else "inputs"
+            self.locations[op] = Location(arena, self.arenas[arena].add(storage_bytes(op.type)))
+        for op, kernel in self.caches.items():
+            self.locations[kernel] = self.locations[op]
         for value in self.graph.values:
             root = root_of(value)
             if root not in self.locations and isinstance(producer(root), Kernel):
@@ -178,10 +185,36 @@ def unplaced(graph: Graph) -> list[tuple[Op, str]]:
     return wrong
 
 
+def _appended_states(graph: Graph) -> dict[Input, Kernel]:
+    """The states that nothing reads but what appends to them."""
+    found: dict[Input, Kernel] = {}
+    for name, value in graph.outputs:
+        append = lone_append(value.body) if isinstance(value, Kernel) else None
+        if append is None or not isinstance(value, Kernel):
+            continue
+        cache = value.arguments[value.body.inputs.index(append.cache)]
+        readers = [op for op in graph if cache in op.operands]
+        if isinstance(cache, Input) and cache.name == name and readers == [value]:
+            found[cache] = value
+    return found
+
+
+def lone_append(body: Graph) -> CacheAppend | None:
+    """The appending to a cache that is all that the body does, or None."""
+    op = lone_op(body)
+    return op if isinstance(op, CacheAppend) else None
+
+
 def lone_matmul(body: Graph) -> TernaryMatmul | None:
     """The ternary matmul that is all that the body does, or None."""
+    op = lone_op(body)
+    return op if isinstance(op, TernaryMatmul) else None
+
+
+def lone_op(body: Graph) -> Op | None:
+    """The operation that is all that the body does, or None."""
     made = [op for op in body if op.operands]
-    return made[0] if len(made) == 1 and isinstance(made[0], TernaryMatmul) else None
+    return made[0] if len(made) == 1 else None
 
 
 def with_consumers(kernels: Sequence[Kernel]) -> list[list[Kernel]]:

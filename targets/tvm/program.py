@@ -2,9 +2,10 @@
 # The builder's expressions are TIR, which TVM does not type.
 """From graphs of kernels to one object file: each distinct kernel once, an entry for each graph.
 
-An entry is `entry(weights, inputs, outputs, workspace, sizes...)`: it calls its graph's kernels one
-after the other, with pointers into the four arenas of `mmc.targets.tvm.plan`.  The sizes are the
-graph's symbols by name: the same code runs a token of one sequence and any prompt of any batch.
+An entry is `entry(weights, inputs, outputs, workspace, sizes...)`, with the caches behind the
+workspace where there are any: it calls its graph's kernels one after the other, with pointers into
+the arenas of `mmc.targets.tvm.plan`.  The sizes are the graph's symbols by name: the same code runs
+a token of one sequence and any prompt of any batch.
 """
 
 from __future__ import annotations
@@ -23,10 +24,17 @@ from mmc.ir.ops.source import Weight
 from mmc.ir.packing import Layout
 from mmc.ir.types import Dim, numel, static_shape
 from mmc.targets.layout import ALIGNMENT, aligned
-from mmc.targets.tvm import rows
+from mmc.targets.tvm import attention, rows
 from mmc.targets.tvm.host import Entry, Kernel, KernelCall, Pointer, Tensor, build, size_variable
 from mmc.targets.tvm.memory import size_of
-from mmc.targets.tvm.plan import Location, Plan, lone_matmul, root_of, symbols_of
+from mmc.targets.tvm.plan import (
+    Location,
+    Plan,
+    lone_append,
+    lone_matmul,
+    root_of,
+    symbols_of,
+)
 from mmc.targets.tvm.rowwise import ROWS, flatten_rows
 
 EmitMatmul = Callable[[int, int, Layout], Kernel]
@@ -50,7 +58,8 @@ class Program:
     def kernel(self, body: Graph) -> Kernel:
         """The kernel of a body; equal bodies share one."""
         if body not in self.kernels:
-            self.kernels[body] = rows.emit(body, f"{body.name}_{len(self.kernels)}")
+            emit = attention.emit if attention.has_kernel(body) else rows.emit
+            self.kernels[body] = emit(body, f"{body.name}_{len(self.kernels)}")
         return self.kernels[body]
 
     def build(self, target: tvm.target.Target) -> bytes:
@@ -95,7 +104,8 @@ class _EntryBuilder:
             self._count(counts[s]) if s in counts else self.sizes[s] for s in rows.symbols_of(body)
         )
         pointers = (self._pointer(v) for v in (*op.operands, *op.results))
-        return KernelCall(self.program.kernel(body), (*pointers, *numbers))
+        moves = (int(op not in self.plan.caches.values()),) if lone_append(op.body) else ()
+        return KernelCall(self.program.kernel(body), (*pointers, *numbers, *moves))
 
     def _pointer(self, value: Value) -> Pointer:
         root = root_of(value)

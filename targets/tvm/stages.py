@@ -17,6 +17,7 @@ from dataclasses import dataclass, field
 
 from mmc.ir.op import Op, Value, producer
 from mmc.ir.ops import pointwise as ir
+from mmc.ir.ops.attention import Rotary
 from mmc.ir.ops.linear import Linear, Matmul
 from mmc.ir.ops.norm import MeanSquare, RmsStatistic
 from mmc.ir.ops.recurrence import CausalConv
@@ -47,6 +48,7 @@ _COSTS: Mapping[type[Op], int] = {
     ir.Cos: 60,
     ir.Pow: 60,
     CausalConv: 20,
+    Rotary: 8,
     Linear: 10_000,
     Matmul: 10_000,
 }
@@ -79,7 +81,7 @@ def in_row_operands(op: Op) -> tuple[Value, ...]:
             return op.operands
         case Slice() | Concat() | Pad() if op.axis in (-1, last):
             return op.operands
-        case Linear():
+        case Linear() | Rotary():
             return (op.x,)
         case _:
             return op.operands if is_row_reduction(op) else ()
@@ -97,6 +99,9 @@ def breaks_lanes(op: Op) -> bool:
             return op.axis in (-1, last)
         case Permute():
             return op.order[-1] != last
+        case Rotary():
+            half = op.cos.type.shape[2]
+            return not isinstance(half, int) or half % 16 != 0
         case Gather():
             return op.table.type.rank == 1
         case Reduction():

@@ -14,7 +14,17 @@ import mmc.ir.ops.catalog  # pyright: ignore[reportUnusedImport]  # noqa: F401
 from mmc.ir.evaluate import evaluate
 from mmc.ir.graph import Graph, graph_of
 from mmc.ir.op import Value
-from mmc.ir.ops import linear, norm, pointwise, recurrence, reduce, shape, source, ternary
+from mmc.ir.ops import (
+    attention,
+    linear,
+    norm,
+    pointwise,
+    recurrence,
+    reduce,
+    shape,
+    source,
+    ternary,
+)
 from mmc.ir.types import Dim, DType, TensorType, static_shape, symbol
 from tests.random_graphs import leaves
 
@@ -222,6 +232,9 @@ case(
 )
 case("first_axis_recurrence", recurrence.LinearRecurrence(cube, cube, given("h0", B, T, 20), 0))
 case("window", recurrence.ConvWindow(x, given("state", B, 3, 40), given("lengths", B, dtype=I64)))
+for width in (6, 32, 34):
+    angles = given("cos", B, T, width // 2), given("sin", B, T, width // 2)
+    case(f"rotary_{width}", attention.Rotary(given("x", B, T, 3, width), *angles))
 case("short_window", recurrence.CausalConv(x, given("state", B, 0, 40), given("w", 40, 1)))
 mask = pointwise.LessEqual(
     shape.Reshape(source.Iota(T), (1, T)), shape.Reshape(source.Iota(T), (T, 1))

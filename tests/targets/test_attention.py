@@ -1,0 +1,154 @@
+"""Attention's own kernels against the interpreter, and a token alone against a whole prompt."""
+
+from __future__ import annotations
+
+from functools import cache
+
+import numpy as np
+import pytest
+import tvm
+
+from mmc.ir.evaluate import evaluate
+from mmc.ir.graph import Graph, graph_of
+from mmc.ir.ops.attention import Attention, CacheAppend
+from mmc.ir.ops.source import Input
+from mmc.ir.types import Dim, DType, TensorType, symbol
+from mmc.targets.tvm import attention, host, loader
+
+B, T = symbol("B"), symbol("T")
+HELD = 150
+"""Positions of a cache: two whole blocks and a part."""
+
+
+def given(name: str, *dims: Dim, dtype: DType = DType.F32) -> Input:
+    return Input(name, TensorType(dtype, dims))
+
+
+def attends(heads: int, groups: int, width: int) -> Graph:
+    q = given("q", B, T, heads, width)
+    keys, values = (given(n, B, groups, HELD, width) for n in ("keys", "values"))
+    y = Attention(q, keys, values, given("position", B, dtype=DType.I64), width**-0.5)
+    return graph_of("attention", {"y": y})
+
+
+def appends(groups: int, width: int) -> Graph:
+    cache, x = given("cache", B, groups, HELD, width), given("x", B, T, groups, width)
+    position, lengths = (given(n, B, dtype=DType.I64) for n in ("position", "lengths"))
+    return graph_of("append", {"y": CacheAppend(cache, x, position, lengths)})
+
+
+SHAPES = [(1, 1, 2), (6, 2, 64), (4, 4, 16), (5, 1, 42), (2, 2, 128)]
+"""Heads, groups, columns of a head."""
+BODIES = {
+    **{f"attention {shape}": attends(*shape) for shape in SHAPES},
+    **{f"append {shape}": appends(*shape[1:]) for shape in SHAPES},
+}
+
+
+@cache
+def program() -> loader.Program:
+    """Every kernel in one object file."""
+    entries: list[host.Entry] = []
+    for n, body in enumerate(BODIES.values()):
+        kernel = attention.emit(body, f"kernel_{n}")
+        pointers = [p for p, kind in kernel.parameters.items() if kind.endswith("*")]
+        tensors = tuple(host.Tensor(p, 0) for p in pointers)
+        sizes = tuple(host.size_variable(p) for p in kernel.parameters if p not in pointers)
+        call = host.KernelCall(kernel, (*(t.at() for t in tensors), *sizes))
+        entries.append(host.Entry(f"entry_{n}", tensors, sizes, (call,)))
+    target = tvm.target.Target({"kind": "llvm", "mcpu": "icelake-server"})
+    return loader.Program(host.build(entries, target))
+
+
+def aligned(array: np.ndarray) -> np.ndarray:
+    memory = loader.aligned_zeros(array.nbytes)
+    memory[:] = array.reshape(-1).view(np.uint8)
+    return memory.view(array.dtype).reshape(array.shape)
+
+
+def run(name: str, arrays: dict[str, np.ndarray], in_place: bool = False) -> np.ndarray:
+    """The kernel's result; nothing else may change, unless it works in place."""
+    body, entry = BODIES[name], f"entry_{list(BODIES).index(name)}"
+    inputs = {op.name: aligned(arrays[op.name]) for op in body.inputs}
+    first = inputs[body.inputs[0].name]
+    out = first if in_place else aligned(np.full(first.shape, np.nan, np.float32))
+    steps = arrays["q" if "q" in arrays else "x"].shape[:2]
+    moves = (int(not in_place),) if "cache" in arrays else ()
+    tensors = (loader.as_tensor(array) for array in (*inputs.values(), out))
+    program()[entry](*tensors, *steps, *moves)
+    for key, array in inputs.items():
+        assert array is out or np.array_equal(array, arrays[key]), key
+    return out
+
+
+def normal(seed: int, *dims: int) -> np.ndarray:
+    return np.random.default_rng(seed).standard_normal(dims).astype(np.float32)
+
+
+def arrays_for(
+    shape: tuple[int, int, int], steps: int, position: list[int]
+) -> dict[str, np.ndarray]:
+    heads, groups, width = shape
+    batch = len(position)
+    return {
+        "q": 3 * normal(1, batch, steps, heads, width),
+        "keys": normal(2, batch, groups, HELD, width),
+        "values": normal(3, batch, groups, HELD, width),
+        "position": np.array(position),
+    }
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+@pytest.mark.parametrize(
+    ("steps", "position"), [(1, [0]), (1, [63, 149]), (17, [64, 0, 133]), (40, [110])]
+)
+def test_attention_is_the_interpreters(
+    shape: tuple[int, int, int], steps: int, position: list[int]
+) -> None:
+    arrays = arrays_for(shape, steps, position)
+    wanted = evaluate(BODIES[f"attention {shape}"], arrays)["y"]
+    found = run(f"attention {shape}", arrays)
+    np.testing.assert_allclose(found, wanted, 1e-5, 2e-6)
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+def test_a_token_alone_is_a_token_in_a_prompt(shape: tuple[int, int, int]) -> None:
+    arrays = arrays_for(shape, 40, [70, 3])
+    whole = run(f"attention {shape}", arrays)
+    for t in range(40):
+        alone = {**arrays, "q": arrays["q"][:, t : t + 1], "position": arrays["position"] + t}
+        assert np.array_equal(run(f"attention {shape}", alone)[:, 0], whole[:, t])
+
+
+def test_threads_do_not_change_a_bit() -> None:
+    arrays = arrays_for((6, 2, 64), 40, [70, 3])
+    made: list[np.ndarray] = []
+    for threads in (1, min(2, loader.os.cpu_count() or 1)):
+        loader.set_threads(threads)
+        made.append(run("attention (6, 2, 64)", arrays))
+    assert np.array_equal(made[0], made[1])
+
+
+def test_large_scores_do_not_overflow() -> None:
+    arrays = arrays_for((1, 1, 2), 40, [100])
+    arrays["q"] *= 1000
+    wanted = evaluate(BODIES["attention (1, 1, 2)"], arrays)["y"]
+    np.testing.assert_allclose(run("attention (1, 1, 2)", arrays), wanted, 1e-4, 1e-5)
+
+
+@pytest.mark.parametrize("in_place", [False, True])
+@pytest.mark.parametrize("shape", SHAPES)
+@pytest.mark.parametrize("position", [[0, 40], [140, 149], [-3, 200]])
+def test_appending_stays_within_the_cache(
+    shape: tuple[int, int, int], position: list[int], in_place: bool
+) -> None:
+    _, groups, width = shape
+    arrays = {
+        "cache": normal(1, 2, groups, HELD, width),
+        "x": normal(2, 2, 12, groups, width),
+        "position": np.array(position),
+        "lengths": np.array([12, 5]),
+    }
+    name = f"append {shape}"
+    wanted = evaluate(BODIES[name], arrays)["y"]
+    assert np.array_equal(run(name, arrays, in_place), wanted)
