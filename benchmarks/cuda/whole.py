@@ -14,9 +14,8 @@ import mmc
 from benchmarks.cpu.measure import table
 from benchmarks.cuda.llama import Llama
 from benchmarks.cuda.models import executable, model, workspace
-from benchmarks.cuda.prepare import LARGEST
 from benchmarks.cuda.settings import Settings
-from benchmarks.cuda.shapes import Shape
+from benchmarks.cuda.shapes import RELEASED, Shape
 from benchmarks.cuda.timing import Run, graphed, in_turn
 from benchmarks.cuda.upstream import Upstream
 from mmc.bench import BenchOptions, bench, bytes_per_step
@@ -53,7 +52,7 @@ def upstream(folder: Path, shape: Shape) -> Upstream:
 
 def released(settings: Settings, name: str) -> Upstream | None:
     """The released code, at the sizes that were released."""
-    if settings.upstream is None or name == LARGEST:
+    if settings.upstream is None or name not in RELEASED:
         return None
     return upstream(settings.upstream, settings.shapes[name])
 
