@@ -103,15 +103,12 @@ def _call(
     given = ", ".join(map(str, (*shape, *sizes)))
 
     def body(block: Any, thread: Any, w: Any, q: Any, acc: Any, rows: Any) -> None:
-        if not isinstance(form, Few):  # which asks for weights before
-            do("mmc::let_next_begin")
-            do("mmc::wait_for_launches")
         start = (T.address_of(buffer[0]) for buffer in (w, q, acc))
         do(f"mmc::{function}<{given}>", *start, rows, block)
 
     return make_kernel(
         name, PARAMETERS, form.warps * _WARP, body, shared=form.shared(matrix.words),
-        resident=resident, waits=True,
+        resident=resident, waits=isinstance(form, Few),
     )  # fmt: skip
 
 

@@ -381,7 +381,10 @@ def test_half_a_file_is_never_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPat
         (["--target", "cuda:x"], "'x' is no GPU architecture"),
         (["--target", "cuda", "--mcpu", "sm_9x"], "'sm_9x' is no GPU architecture"),
         (["--target", "cuda:sm_90a", "--mcpu", "sm_80"], "--mcpu: cuda:sm_90a names one already"),
-        (["--target", "cuda", "--weights", "1.6bit"], "no weight layout '1.6bit' (one of 2bit)"),
+        (
+            ["--target", "cuda", "--weights", "1.67bit"],
+            "no weight layout '1.67bit' (one of auto, 2bit, 1.6bit)",
+        ),
     ],
 )
 def test_compile_refuses_at_once(arguments: list[str], message: str, tmp_path: Path) -> None:
