@@ -4,7 +4,8 @@
 
 Needs the package gguf.  The digits are random and the same for every type; norms are F32, embedding
 and output Q4_0, or F16 in a file of type f16, unless --outer says otherwise.  Shapes: width, layers
-and vocabulary of `make_random_model.py`, whose parameters it matches.
+and vocabulary of `make_random_model.py`, whose parameters it matches; 2b-4t has the heads and the
+tied output of BitNet-b1.58-2B-4T.
 """
 
 from __future__ import annotations
@@ -14,15 +15,15 @@ from pathlib import Path
 
 import gguf
 import numpy as np
-from make_random_model import SHAPES, intermediate_size
+from make_random_model import BITNET, GROUPS, HEAD, SHAPES, intermediate_size
 
 TYPES = {
     "tq2_0": gguf.GGMLQuantizationType.TQ2_0,
     "tq1_0": gguf.GGMLQuantizationType.TQ1_0,
+    "q8_0": gguf.GGMLQuantizationType.Q8_0,
     "q4_0": gguf.GGMLQuantizationType.Q4_0,
     "f16": gguf.GGMLQuantizationType.F16,
 }
-HEAD = 128
 
 
 def rows_of(
@@ -37,6 +38,11 @@ def rows_of(
     return np.concatenate(parts)
 
 
+def key_heads(width: int, layers: int, vocab: int) -> int:
+    """Heads of keys and values."""
+    return GROUPS if (width, layers, vocab) == BITNET else width // HEAD
+
+
 def header(path: Path, width: int, layers: int, vocab: int) -> gguf.GGUFWriter:
     """A file that knows its shape and has no tensors yet."""
     writer = gguf.GGUFWriter(path, "llama")
@@ -45,7 +51,7 @@ def header(path: Path, width: int, layers: int, vocab: int) -> gguf.GGUFWriter:
     writer.add_block_count(layers)
     writer.add_feed_forward_length(intermediate_size(width))
     writer.add_head_count(width // HEAD)
-    writer.add_head_count_kv(width // HEAD)
+    writer.add_head_count_kv(key_heads(width, layers, vocab))
     writer.add_layer_norm_rms_eps(1e-6)
     writer.add_rope_dimension_count(HEAD)
     writer.add_vocab_size(vocab)
@@ -66,11 +72,14 @@ def write(
         writer.add_tensor(name, rows_of(random, n, k, stored), raw_dtype=stored)
 
     add("token_embd.weight", vocab, width, outer)
-    add("output.weight", vocab, width, outer)
+    if SHAPES[shape] != BITNET:  # whose output is the embedding
+        add("output.weight", vocab, width, outer)
     writer.add_tensor("output_norm.weight", np.ones(width, np.float32))
     for n in range(layers):
-        for name in ("attn_q", "attn_k", "attn_v", "attn_output"):
+        for name in ("attn_q", "attn_output"):
             add(f"blk.{n}.{name}.weight", width, width, kind)
+        for name in ("attn_k", "attn_v"):
+            add(f"blk.{n}.{name}.weight", HEAD * key_heads(width, layers, vocab), width, kind)
         add(f"blk.{n}.ffn_gate.weight", wide, width, kind)
         add(f"blk.{n}.ffn_up.weight", wide, width, kind)
         add(f"blk.{n}.ffn_down.weight", width, wide, kind)

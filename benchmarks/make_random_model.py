@@ -2,9 +2,9 @@
 
     python benchmarks/make_random_model.py 370m build/random-370m
 
-Shapes: 370m, 1.3b, 2.7b (the released sizes, arXiv:2406.02528 table 1), 2b-4t (width, layers,
-intermediate size and vocabulary of BitNet-b1.58-2B-4T, arXiv:2504.12285), or WIDTHxLAYERSxVOCAB
-such as 256x4x1000.  The weights mean nothing; sizes, files and speed are those of a real model.
+Shapes: 370m, 1.3b, 2.7b (the released sizes, arXiv:2406.02528 table 1), or WIDTHxLAYERSxVOCAB such
+as 256x4x1000; 2b-4t is BitNet-b1.58-2B-4T (arXiv:2504.12285), a Transformer with ternary weights
+(model_type bitnet).  The weights mean nothing; sizes, files and speed are those of a real model.
 """
 
 from __future__ import annotations
@@ -23,6 +23,11 @@ SHAPES = {
     "2.7b": (2560, 32, 32000),
     "2b-4t": (2560, 30, 128256),
 }
+BITNET = SHAPES["2b-4t"]
+HEAD = 128
+"""Columns of an attention head."""
+GROUPS = 5
+"""Heads of keys and values in BitNet-b1.58-2B-4T."""
 
 
 def intermediate_size(width: int) -> int:
@@ -32,6 +37,8 @@ def intermediate_size(width: int) -> int:
 
 def configuration(width: int, layers: int, vocab: int) -> dict[str, object]:
     """The config.json of a shape."""
+    if (width, layers, vocab) == BITNET:
+        return bitnet_configuration(width, layers, vocab)
     return {
         "model_type": "hgrn_bit", "vocab_size": vocab, "hidden_size": width,
         "num_hidden_layers": layers, "num_heads": 1, "expand_ratio": 1, "use_short_conv": False,
@@ -41,8 +48,43 @@ def configuration(width: int, layers: int, vocab: int) -> dict[str, object]:
     }  # fmt: skip
 
 
+def bitnet_configuration(width: int, layers: int, vocab: int) -> dict[str, object]:
+    """What config.json says of a BitNet; weights are masters in bf16."""
+    return {
+        "model_type": "bitnet", "vocab_size": vocab, "hidden_size": width,
+        "intermediate_size": intermediate_size(width), "num_hidden_layers": layers,
+        "num_attention_heads": width // HEAD, "num_key_value_heads": GROUPS,
+        "hidden_act": "relu2", "rms_norm_eps": 1e-5, "max_position_embeddings": 4096,
+        "rope_theta": 500000.0, "tie_word_embeddings": True, "eos_token_id": 128001,
+        "quantization_config": {
+            "quant_method": "bitnet", "linear_class": "autobitlinear",
+            "quantization_mode": "online",
+        },
+    }  # fmt: skip
+
+
+def bitnet_tensors(width: int, layers: int, vocab: int) -> Iterator[tuple[str, tuple[int, ...]]]:
+    """Name and shape of every tensor of a BitNet."""
+    inner, narrow = intermediate_size(width), GROUPS * HEAD
+    yield "model.embed_tokens.weight", (vocab, width)
+    for n in range(layers):
+        layer = f"model.layers.{n}"
+        for name, rows in {"q": width, "k": narrow, "v": narrow, "o": width}.items():
+            yield f"{layer}.self_attn.{name}_proj.weight", (rows, width)
+        for name in ("gate", "up"):
+            yield f"{layer}.mlp.{name}_proj.weight", (inner, width)
+        yield f"{layer}.mlp.down_proj.weight", (width, inner)
+        for name in ("input_layernorm", "post_attention_layernorm", "self_attn.attn_sub_norm"):
+            yield f"{layer}.{name}.weight", (width,)
+        yield f"{layer}.mlp.ffn_sub_norm.weight", (inner,)
+    yield "model.norm.weight", (width,)
+
+
 def tensors(width: int, layers: int, vocab: int) -> Iterator[tuple[str, tuple[int, ...]]]:
     """Name and shape of every tensor of the checkpoint."""
+    if (width, layers, vocab) == BITNET:
+        yield from bitnet_tensors(width, layers, vocab)
+        return
     inner = intermediate_size(width)
     yield "model.lower_bounds", (layers, width)
     yield "model.embeddings.weight", (vocab, width)

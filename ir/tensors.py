@@ -31,6 +31,7 @@ class Tensors(Mapping[str, np.ndarray]):
 
     def __init__(self) -> None:
         self._load: dict[str, Load] = {}
+        self._recipes: dict[str, Value] = {}
 
     def __getitem__(self, name: str) -> np.ndarray:
         if name not in self._load:
@@ -53,7 +54,13 @@ class Tensors(Mapping[str, np.ndarray]):
             n += 1
             unique = f"{name}.{n}"
         self._load[unique] = self._loader(content)
+        if isinstance(content, Value):
+            self._recipes[unique] = content
         return Weight(unique, declared)
+
+    def recipe(self, name: str) -> Value | None:
+        """The value that the tensor is computed from, if it is."""
+        return self._recipes.get(name)
 
     def _loader(self, content: Load | Value | np.ndarray) -> Load:
         match content:

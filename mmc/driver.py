@@ -129,6 +129,8 @@ def _rewrites(target: Target, options: CompileOptions) -> list[Pass]:
     passes = [load_pass(name) for name in (*names, "fold-constants")]
     if can.fixed_point:
         passes.append(load_pass("to-fixed-point"))
+    if can.widens:
+        passes.append(load_pass("narrow-weights"))
     if can.weight_layouts:
         layout = can.stored_layout or _layout(target, options)
         given = {"layout": layout, "machine": can.machine}

@@ -6,13 +6,15 @@ about (code - 128) * step.  Passes keep the meaning of a graph and may not do th
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import replace
 
 from mmc.errors import MmcError
 from mmc.frontends.base import Imported
 from mmc.ir.op import Op, Value, origin
+from mmc.ir.ops.linear import Linear
 from mmc.ir.ops.pointwise import Add, Cast, Mul
-from mmc.ir.ops.shape import Gather
+from mmc.ir.ops.shape import Gather, Reshape
 from mmc.ir.ops.source import Weight, scalar
 from mmc.ir.ops.ternary import AbsMax, Quantize
 from mmc.ir.tensors import Tensors
@@ -35,6 +37,8 @@ def in_eight_bits(imported: Imported) -> Imported:
     made: dict[Weight, tuple[Weight, Weight]] = {}
 
     def step(old: Op, moved: Op) -> Value:
+        if isinstance(moved, Linear):
+            return _from_codes(moved, made)
         if not isinstance(moved, Gather):
             return moved
         table = moved.table.x if isinstance(moved.table, Cast) else moved.table
@@ -52,6 +56,17 @@ def in_eight_bits(imported: Imported) -> Imported:
     if not made:
         raise MmcError("looks up no table of floats", imported.source, "leave out --embedding int8")
     return replace(imported, graph=graph)
+
+
+def _from_codes(head: Linear, made: Mapping[Weight, tuple[Weight, Weight]]) -> Value:
+    """A head that shares the table reads the same codes; it has been looked up before."""
+    table = head.w.x if isinstance(head.w, Cast) else head.w
+    if not isinstance(table, Weight) or table not in made or head.bias is not None:
+        return head
+    codes, steps = made[table]
+    with origin(head.origin):
+        dot = Linear(head.x, Add(Cast(codes, head.x.type.dtype), scalar(-_ZERO, head.x.type.dtype)))
+        return Mul(dot, Cast(Reshape(steps, steps.type.shape[:1]), head.type.dtype))
 
 
 def _rounded(table: Weight, tensors: Tensors) -> tuple[Weight, Weight]:

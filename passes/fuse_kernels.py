@@ -16,8 +16,9 @@ from typing import ClassVar
 from mmc.ir.graph import Graph, Mapped
 from mmc.ir.op import Op, Value, origin, producer
 from mmc.ir.ops.attention import Rotary
+from mmc.ir.ops.linear import Linear
 from mmc.ir.ops.norm import LayerNorm, MeanSquare, RmsNorm, RmsStatistic
-from mmc.ir.ops.pointwise import Add, Binary, Mul, Sigmoid, Silu, Unary, Where
+from mmc.ir.ops.pointwise import Add, Binary, Cast, Mul, Sigmoid, Silu, Unary, Where
 from mmc.ir.ops.recurrence import Kernel, LinearRecurrence
 from mmc.ir.ops.reduce import ArgMax, Max, Mean, Softmax, Sum
 from mmc.ir.ops.shape import Expand, Gather, Reshape, Slice, TakePosition
@@ -72,6 +73,8 @@ def _join(graph: Graph, groups: Groups) -> None:
     for op in reversed(graph.ops):
         if isinstance(op, LinearRecurrence):
             _absorb_producers(op, graph, groups)
+        elif isinstance(op, Linear):
+            _absorb_widening(op, graph, groups)
     absorbed = {op for op in graph if op in groups and not groups.alone(op)}
     for op in graph:
         if op in absorbed or isinstance(op, SOURCES) or not goes_row_by_row(op):
@@ -122,6 +125,14 @@ def _absorb_producers(recurrence: LinearRecurrence, graph: Graph, groups: Groups
         if wanted and elementwise and same_index and op in groups and groups.alone(op):
             inside.add(op)
             groups.join(op, recurrence)
+
+
+def _absorb_widening(linear: Linear, graph: Graph, groups: Groups) -> None:
+    """What widens the numbers of its matrix runs inside a dense product."""
+    op = producer(linear.w)
+    while isinstance(op, Cast | Add) and len(graph.users[op]) == 1:
+        groups.join(op, linear)
+        op = producer(op.operands[0])
 
 
 def _emit(graph: Graph, groups: Groups, log: Log) -> tuple[Graph, Mapped]:
@@ -177,6 +188,8 @@ def _name(members: Sequence[Op]) -> str:
     if len(members) == 1:
         return members[0].mnemonic
     kinds = {type(op) for op in members}
+    if Linear in kinds:
+        return "linear"
     if LinearRecurrence in kinds:
         return "mlgru" if {Sigmoid, Silu} <= kinds else "linear_recurrence"
     parts = {

@@ -23,6 +23,7 @@ PASSES: tuple[str, ...] = (
     "share-statistics",
     "merge-projections",
     "to-fixed-point",
+    "narrow-weights",
     "pack-ternary",
     "factor-norms",
     "last-position",

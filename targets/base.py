@@ -37,6 +37,8 @@ class Capabilities:
     """Whether it has a `tune`, and takes `BuildOptions.tuning`."""
     factors: bool = False
     """True where norms behind norms are taken apart: there each look at a row waits for threads."""
+    widens: bool = False
+    """True where a dense product can read a matrix of narrower numbers than it computes with."""
     prompt_rows: int = 192
     """Tokens of a prompt, of all sequences together, that are worked on at a time.
 

@@ -9,6 +9,9 @@ from pathlib import Path
 SCRIPTS = Path(__file__).parents[1]
 MMC = str(Path(sys.executable).with_name("mmc"))
 
+OPTIONS = {"2b-4t": ["--embedding", "int8", "--context", "1024"]}
+"""How a shape is compiled; the head of this one is its embedding."""
+
 
 def checkpoint(build: Path, shape: str) -> Path:
     """Random weights of a shape, in the released layout."""
@@ -21,7 +24,7 @@ def checkpoint(build: Path, shape: str) -> Path:
 def artefact(build: Path, shape: str, weights: str, check: bool = False) -> Path:
     """The shape compiled for the CPU in a layout of weights; with a certificate where checked."""
     folder = build / f"random-{shape}-cpu-{weights}{'-checked' if check else ''}"
-    options = ["--weights", weights, *(["--check"] if check else [])]
+    options = ["--weights", weights, *(["--check"] if check else []), *OPTIONS.get(shape, [])]
     return compiled(build, shape, folder, "cpu", options)
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.cpu.measure import Program, Rate, Rates, run
-from benchmarks.cpu.models import MMC, artefact, gguf
+from benchmarks.cpu.models import MMC, OPTIONS, artefact, gguf
 from benchmarks.cpu.settings import Settings, bits
 from mmc.ir.packing import Layout
 
@@ -31,12 +31,18 @@ def mmc(settings: Settings, shape: str, weights: Layout, isa: str | None = None)
         found = json.loads(run([*settings.pin(threads), *command, *rest], forced).text)
         return {row["test"]: Rate(row["rate"], row["wall_rate"]) for row in found["rows"]}
 
-    return Program(f"mmc {bits(weights)}", bits(weights), "bf16, looked up; ternary", measure)
+    outer = "int8; int8" if shape in OPTIONS else "bf16, looked up; ternary"
+    return Program(f"mmc {bits(weights)}", bits(weights), outer, measure)
 
 
 def llama(settings: Settings, binary: Path, shape: str, kind: str) -> Program:
-    """llama-bench: run with one repeat and with more, so that start and warm-up cancel."""
-    model = gguf(settings.build, shape, kind)
+    """llama-bench: run with one repeat and with more, so that start and warm-up cancel.
+
+    kind: a type of llama.cpp, or two: tq2_0/q8_0 has an embedding and an output in q8_0.
+    """
+    name = f"llama.cpp {kind.upper()}"
+    kind, _, outer = kind.partition("/")
+    model = gguf(settings.build, shape, kind, outer or None)
 
     def measure(threads: int) -> Rates:
         read(model)
@@ -55,8 +61,8 @@ def llama(settings: Settings, binary: Path, shape: str, kind: str) -> Program:
                 return Rate(TIMED[name] * (prompt + generate) / seconds, wall)
         raise SystemExit(f"{name} of {model.name}: too short a test, or too busy a machine")
 
-    outer = "F16; F16" if kind == "f16" else "Q4_0; Q4_0"
-    return Program(f"llama.cpp {kind.upper()}", kind.upper(), outer, measure)
+    outer = (outer or ("f16" if kind == "f16" else "q4_0")).upper()
+    return Program(name, kind.upper(), f"{outer}; {outer}", measure)
 
 
 def litespark(settings: Settings, python: Path) -> Program:

@@ -39,6 +39,7 @@ class CpuTarget(Target):
         "x86-64 through TVM and LLVM: AVX-512 VNNI, AVX-VNNI, AVX2, or neither",
         ("auto", "2bit", "1.67bit", "1.6bit"),
         kernels=True,
+        widens=True,
     )
 
     def problems(self) -> list[str]:

@@ -24,7 +24,7 @@ from mmc.ir.ops.source import Weight
 from mmc.ir.packing import Layout
 from mmc.ir.types import Dim, numel, static_shape
 from mmc.targets.layout import ALIGNMENT, aligned
-from mmc.targets.tvm import attention, rows
+from mmc.targets.tvm import attention, dense, rows
 from mmc.targets.tvm.host import Entry, Kernel, KernelCall, Pointer, Tensor, build, size_variable
 from mmc.targets.tvm.memory import size_of
 from mmc.targets.tvm.plan import (
@@ -39,6 +39,13 @@ from mmc.targets.tvm.rowwise import ROWS, flatten_rows
 
 EmitMatmul = Callable[[int, int, Layout], Kernel]
 """Makes the kernel of a ternary matmul: rows n, columns k, layout."""
+
+
+def _emitter(body: Graph) -> Callable[[Graph, str], Kernel]:
+    """What writes the kernel of a body."""
+    if attention.has_kernel(body):
+        return attention.emit
+    return rows.emit if dense.lone_linear(body) is None else dense.emit
 
 
 @dataclass
@@ -58,8 +65,7 @@ class Program:
     def kernel(self, body: Graph) -> Kernel:
         """The kernel of a body; equal bodies share one."""
         if body not in self.kernels:
-            emit = attention.emit if attention.has_kernel(body) else rows.emit
-            self.kernels[body] = emit(body, f"{body.name}_{len(self.kernels)}")
+            self.kernels[body] = _emitter(body)(body, f"{body.name}_{len(self.kernels)}")
         return self.kernels[body]
 
     def build(self, target: tvm.target.Target) -> bytes:
@@ -96,7 +102,7 @@ class _EntryBuilder:
             count = self._count(numel(x.type.shape[:-1]))
             given = (self._pointer(w), self._pointer(x), self._pointer(op), count)
             return KernelCall(kernel, given)
-        flat = flatten_rows(op.body)
+        flat = dense.flatten(op.body) or flatten_rows(op.body)
         body, counts = op.body, dict[str, Dim]()
         if flat is not None:
             body, counts = flat[0], {ROWS: flat[1]}

@@ -55,6 +55,25 @@ def test_the_table_takes_a_byte_a_number(tmp_path: Path) -> None:
     assert np.allclose(made.forward(ids), reference.forward(ids), rtol=1e-4, atol=1e-4)
 
 
+def test_a_head_that_is_the_table_reads_its_codes(tmp_path: Path) -> None:
+    class Tied(torch.nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.table = torch.nn.Embedding(50, 24)
+
+        def forward(self, ids: torch.Tensor) -> torch.Tensor:
+            return torch.nn.functional.linear(self.table(ids), self.table.weight)
+
+    torch.manual_seed(0)
+    module, ids = Tied().eval(), torch.arange(6).reshape(1, 6)
+    artifact = mmc.compile(module, (ids,), out=tmp_path / "out", embedding="int8", mcpu="native")
+    assert artifact.manifest["sizes"]["weight_bytes"] == {"u8": 50 * 24, "f32": 2 * 4 * 50}
+    made = mmc.load(artifact.path)
+    assert not isinstance(made, mmc.Model)
+    exact, rounded = module(ids).detach().numpy(), np.asarray(made(ids.numpy()))
+    assert 0 < np.abs(exact - rounded).max() < 0.02 * np.abs(exact).max()
+
+
 def test_a_row_of_zeros_stays_zero(tmp_path: Path) -> None:
     folder = tmp_path / "zeros"
     shutil.copytree(checkpoint("tiny"), folder)

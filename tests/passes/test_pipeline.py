@@ -42,6 +42,7 @@ def test_every_step_keeps_the_meaning(block: int) -> None:
 
 
 RARE = {
+    "narrow-weights",
     "find-ternary-linear",
     "share-statistics",
     "factor-norms",
