@@ -106,13 +106,21 @@ def _layer_norm(w: Writer, op: norm.LayerNorm, x: Names) -> onnx_ir.Value:
 
 
 def _quantize(w: Writer, by: AbsMax, x: onnx_ir.Value) -> Names:
-    bounds = {"range": by.range, "low": float(by.low), "high": float(by.high), "eps": by.eps}
-    return w.own(f"Quantize_{by.rounding}_{by.granularity}", x, **bounds)
+    return w.own(f"Quantize_{by.rounding}_{by.granularity}", x, **_bounds(by))
+
+
+def _bounds(by: AbsMax) -> dict[str, float]:
+    return {"range": by.range, "low": float(by.low), "high": float(by.high), "eps": by.eps}
 
 
 def _scale_quantize(w: Writer, op: ternary.ScaleQuantize, x: Names) -> Names:
     y = w.node("Mul", x[0], x[1])
     return _quantize(w, op.by, y if op.gain is None else w.node("Mul", y, x[2]))
+
+
+def _factored_quantize(w: Writer, op: ternary.FactoredQuantize, x: Names) -> Names:
+    u = x[0] if op.gain is None else w.node("Mul", x[0], x[2])
+    return w.own(f"FactoredQuantize_{op.by.rounding}", u, x[1], **_bounds(op.by))
 
 
 def _dequantize(w: Writer, op: ternary.Dequantize, x: Names) -> onnx_ir.Value:
@@ -221,12 +229,14 @@ TABLE: dict[type[Op], Emit] = {
     source.Iota: _iota,
     linear.Linear: _linear,
     linear.Matmul: _simple("MatMul"),
+    norm.MeanSquare: lambda w, op, x: w.own("MeanSquare", x[0])[0],
     norm.RmsStatistic: lambda w, op, x: _statistic(w, op.eps, x[0]),
     norm.RmsNorm: _rms_norm,
     norm.LayerNorm: _layer_norm,
     ternary.Quantize: lambda w, op, x: _quantize(w, op.by, x[0]),
     ternary.RmsNormQuantize: lambda w, op, x: _quantize(w, op.by, _rms_norm(w, op, x)),
     ternary.ScaleQuantize: _scale_quantize,
+    ternary.FactoredQuantize: _factored_quantize,
     ternary.Dequantize: _dequantize,
     ternary.ExpandTernary: _expand_ternary,
     ternary.TernaryMatmul: _ternary_matmul,

@@ -24,6 +24,15 @@ RmsStatistic (x, eps) => (r) {
   r = CastLike (inverse, x)
 }
 """
+_MEAN_SQUARE = """
+MeanSquare (x) => (y) {
+  wide = Cast <to: int = 11> (x)
+  square = Mul (wide, wide)
+  last = Constant <value_ints: ints = [-1]> ()
+  mean = ReduceMean <keepdims: int = 1> (square, last)
+  y = CastLike (mean, x)
+}
+"""
 _RMS_NORM = """
 RmsNorm (x, eps) => (y) {
   r = mmc.RmsStatistic (x, eps)
@@ -110,6 +119,28 @@ Quantize_ROUNDING_GRANULARITY <range, low, high, eps> (x) => (q, s) {
   s = Div (one, scale)
 }
 """
+_FACTORED_QUANTIZE = """
+FactoredQuantize_ROUNDING <range, low, high, eps> (x, r) => (q, s) {
+  size = Abs (x)
+  axes = Constant <value_ints: ints = [-1]> ()
+  most = ReduceMax <keepdims: int = 1> (size, axes)
+  factor = Abs (r)
+  normal = Mul (most, factor)
+  least = Constant <value_float: float = @eps> ()
+  largest = Max (normal, least)
+  top = Constant <value_float: float = @range> ()
+  scale = Div (top, largest)
+  both = Mul (r, scale)
+  scaled = Mul (x, both)
+  whole = mmc.Round_ROUNDING (scaled)
+  from = Constant <value_float: float = @low> ()
+  to = Constant <value_float: float = @high> ()
+  kept = Clip (whole, from, to)
+  q = Cast <to: int = 3> (kept)
+  one = Constant <value_float: float = 1.0> ()
+  s = Div (one, scale)
+}
+"""
 GRANULARITIES = {"token": "[-1]", "tensor": "[]"}
 
 
@@ -119,6 +150,7 @@ def _quantize(rounding: str, granularity: str) -> str:
 
 
 FUNCTIONS: dict[str, str] = {
+    "MeanSquare": _MEAN_SQUARE,
     "RmsStatistic": _RMS_STATISTIC,
     "RmsNorm": _RMS_NORM,
     "RmsNormGain": _RMS_NORM_GAIN,
@@ -131,6 +163,10 @@ FUNCTIONS: dict[str, str] = {
         f"Quantize_{rounding}_{granularity}": _quantize(rounding, granularity)
         for rounding in ROUNDINGS
         for granularity in GRANULARITIES
+    },
+    **{
+        f"FactoredQuantize_{rounding}": _FACTORED_QUANTIZE.replace("ROUNDING", rounding)
+        for rounding in ROUNDINGS
     },
 }
 

@@ -7,11 +7,11 @@ from __future__ import annotations
 from mmc.frontends.onnx_call import Call, Operand, Translate
 from mmc.frontends.onnx_functions import GRANULARITIES
 from mmc.frontends.operands import Unsupported
-from mmc.ir.ops.norm import RmsNorm, RmsStatistic
+from mmc.ir.ops.norm import MeanSquare, RmsNorm, RmsStatistic
 from mmc.ir.ops.pointwise import ROUNDINGS, Round
 from mmc.ir.ops.recurrence import ConvWindow
 from mmc.ir.ops.shape import TakePosition
-from mmc.ir.ops.ternary import AbsMax, Quantize
+from mmc.ir.ops.ternary import AbsMax, FactoredQuantize, Quantize
 
 
 def _eps(call: Call, index: int) -> float:
@@ -21,17 +21,29 @@ def _eps(call: Call, index: int) -> float:
     return eps
 
 
+def _by(call: Call, rounding: str, granularity: str) -> AbsMax:
+    top, low, high, eps = (call.attribute(n) for n in ("range", "low", "high", "eps"))
+    return AbsMax(float(top), int(low), int(high), float(eps), rounding, granularity)
+
+
 def _quantize(rounding: str, granularity: str) -> Translate:
     def translate(call: Call) -> list[Operand | None]:
-        top, low, high, eps = (call.attribute(n) for n in ("range", "low", "high", "eps"))
-        by = AbsMax(float(top), int(low), int(high), float(eps), rounding, granularity)
-        return [*Quantize(call.value(), by)]
+        return [*Quantize(call.value(), _by(call, rounding, granularity))]
+
+    return translate
+
+
+def _factored_quantize(rounding: str) -> Translate:
+    def translate(call: Call) -> list[Operand | None]:
+        by = _by(call, rounding, "token")
+        return [*FactoredQuantize(call.value(0), call.value(1), None, by)]
 
     return translate
 
 
 TABLE: dict[str, Translate] = {
     "mmc.ConvWindow": lambda call: ConvWindow(call.value(0), call.value(1), call.value(2)),
+    "mmc.MeanSquare": lambda call: MeanSquare(call.value(0)),
     "mmc.RmsNorm": lambda call: RmsNorm(call.value(0), None, _eps(call, 1)),
     "mmc.RmsNormGain": lambda call: RmsNorm(call.value(0), call.value(1), _eps(call, 2)),
     "mmc.RmsStatistic": lambda call: RmsStatistic(call.value(0), _eps(call, 1)),
@@ -45,4 +57,5 @@ TABLE: dict[str, Translate] = {
         for rounding in ROUNDINGS
         for granularity in GRANULARITIES
     },
+    **{f"mmc.FactoredQuantize_{mode}": _factored_quantize(mode) for mode in ROUNDINGS},
 }

@@ -88,7 +88,7 @@ class Writer:
     def own(self, name: str, *inputs: onnx_ir.Value, **attributes: Any) -> list[onnx_ir.Value]:
         """A call of a function of `onnx_functions`."""
         self.shared.functions.add(name)
-        count = 2 if name.startswith("Quantize") else 1
+        count = 2 if "Quantize" in name else 1
         return self.nodes(name, list(inputs), count, OWN_DOMAIN, **attributes)
 
     def nodes(

@@ -14,14 +14,21 @@ from mmc.ir.ops.norm import LayerNorm, MeanSquare, RmsNorm, RmsStatistic
 from mmc.ir.ops.pointwise import Div, Exp, Mul, Pow, Sigmoid, Silu, Softplus, Square, Tanh
 from mmc.ir.ops.recurrence import CausalConv, LinearRecurrence
 from mmc.ir.ops.source import Weight
-from mmc.ir.ops.ternary import Dequantize, Quantize, RmsNormQuantize, ScaleQuantize, TernaryMatmul
+from mmc.ir.ops.ternary import (
+    Dequantize,
+    FactoredQuantize,
+    Quantize,
+    RmsNormQuantize,
+    ScaleQuantize,
+    TernaryMatmul,
+)
 from mmc.ir.packing import packed_bytes
 from mmc.ir.types import Dim, TensorType, bind_dim, numel, static_shape
 
 PER_ELEMENT: dict[type[Op], int] = {
     Mul: 1, Div: 1, Square: 1, Pow: 1, Dequantize: 1, Quantize: 1, RmsNorm: 3, RmsStatistic: 1,
-    MeanSquare: 1, LayerNorm: 3, RmsNormQuantize: 4, ScaleQuantize: 3, LinearRecurrence: 1,
-    Silu: 1,
+    MeanSquare: 1, LayerNorm: 3, RmsNormQuantize: 4, ScaleQuantize: 3, FactoredQuantize: 2,
+    LinearRecurrence: 1, Silu: 1,
 }  # fmt: skip
 """Multiplications and divisions for each element that an operation reads, in its usual form."""
 

@@ -1,13 +1,15 @@
-"""Norms behind norms from one look at a row.
+"""Norms and the quantiser behind them from one look at a row.
 
-A norm multiplies a row by one number, its statistic, and by a gain.  Where another norm and a
-quantiser follow, that number is left out of the row and joins theirs:
+A norm multiplies a row by one number, its statistic, and by a gain.  A quantiser behind it needs
+the maximum of the row; `factored_quantize` multiplies by that number behind the maximum.  Where
+another norm comes before, its number is left out of the row too and joins that of the next:
 
     u = x * gain,  r = 1 / sqrt(mean(x^2) + eps):  the norm is r u
     the next one's statistic is 1 / sqrt(r^2 mean(u^2) + eps'), and the two numbers multiply u
 
 Then the sums of squares and the maximum need the row alone, not each other, and a kernel reads the
-row once where it read it for each.  Values agree up to the rounding of a float.
+row once where it read it for each.  Steps agree up to the rounding of a float, activations but for
+those that such a rounding decides (`FactoredQuantize.undecided`).
 """
 
 from __future__ import annotations
@@ -20,7 +22,7 @@ from mmc.ir.op import Op, Value, origin, producer
 from mmc.ir.ops.norm import MeanSquare, RmsNorm, RmsStatistic
 from mmc.ir.ops.pointwise import Add, Mul, Rsqrt, Square
 from mmc.ir.ops.source import scalar
-from mmc.ir.ops.ternary import AbsMax, RmsNormQuantize, ScaleQuantize
+from mmc.ir.ops.ternary import AbsMax, FactoredQuantize, RmsNormQuantize, ScaleQuantize
 from mmc.ir.tensors import Tensors
 from mmc.ir.types import DType
 from mmc.passes.base import Log, Pass
@@ -36,16 +38,19 @@ class FactorNorms(Pass):
             if quantiser is None:
                 return moved
             x, gain, eps, by = quantiser
-            factored = _factored(x) if by.granularity == "token" else None
-            if factored is None:
-                log.skip(old, "no norm comes before that of the quantiser")
+            if by.granularity != "token":
+                log.skip(old, f"one step for a {by.granularity}")
                 return moved
-            log.fire(old, "factor", "its statistic and that of the norm before need the row alone")
-            r, u = factored
             with origin(old.origin):
+                factored = _factored(x)
+                if factored is None:
+                    log.fire(old, "factor", "its statistic and the maximum need the row alone")
+                    return FactoredQuantize(x, RmsStatistic(x, eps), gain, by)
+                log.fire(old, "factor both", "so do those of the norm before")
+                r, u = factored
                 mean = Mul(Square(r), MeanSquare(u))
                 both = Mul(r, Rsqrt(Add(mean, scalar(eps, DType.F32))))
-                return ScaleQuantize(u, both, gain, by)
+                return FactoredQuantize(u, both, gain, by)
 
         return graph.map(step)
 

@@ -36,7 +36,7 @@ class Capabilities:
     tunes: bool = False
     """Whether it has a `tune`, and takes `BuildOptions.tuning`."""
     factors: bool = False
-    """True where norms behind norms are taken apart: there each look at a row waits for threads."""
+    """True where norms are taken apart: there each look at a row waits for threads."""
     widens: bool = False
     """True where a dense product can read a matrix of narrower numbers than it computes with."""
     prompt_rows: int = 192

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 
 import ml_dtypes
 import numpy as np
@@ -330,6 +331,13 @@ def _(b: Builder, _: type[Op]) -> Op:
     x = b.f32()
     statistic = norm.RmsStatistic(x, b.rng.choice(EPS))
     return ternary.ScaleQuantize(x, statistic, b.gain(x), b.absmax())
+
+
+@maker(ternary.FactoredQuantize)
+def _(b: Builder, _: type[Op]) -> Op:
+    x = b.f32()
+    statistic, by = norm.RmsStatistic(x, b.rng.choice(EPS)), b.absmax()
+    return ternary.FactoredQuantize(x, statistic, b.gain(x), replace(by, granularity="token"))
 
 
 def _int8(b: Builder) -> tuple[Value, Value]:

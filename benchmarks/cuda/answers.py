@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
 
 import mmc
 from benchmarks.cpu.measure import table
-from benchmarks.cuda.prepare import ANSWERS, EXAMPLES
+from benchmarks.cuda.prepare import ANSWERS, AS_IT_IS, EXAMPLES
 from benchmarks.cuda.settings import Settings
 
 
@@ -18,22 +17,32 @@ def own(settings: Settings) -> list[str]:
     folder = settings.prepared / "example"
     wanted = np.load(folder / ANSWERS)
     columns = (
-        "weights, embedding", "largest difference of logits over the largest logit",
+        "weights, embedding", "beside the interpreter on",
+        "largest difference of logits over the largest logit",
         "mean difference over the mean logit", "same likeliest token",
         "generated tokens that are the interpreter's, from the first on",
     )  # fmt: skip
-    return table(columns, [[name, *compared(folder / name, wanted)] for name in EXAMPLES])
+    rows: list[list[object]] = []
+    for name in EXAMPLES:
+        logits, tokens = answer(folder / name, wanted["ids"], wanted[f"{name}.tokens"].shape[1])
+        for graph, key in (("the same graphs", name), ("the model as it is", AS_IT_IS)):
+            logits_apart = apart(logits, wanted[f"{key}.logits"])
+            same = int((tokens == wanted[f"{key}.tokens"]).all(0).cumprod().sum())
+            rows.append([name, graph, *logits_apart, f"{same} of {tokens.shape[1]}"])
+    return table(columns, rows)
 
 
-def compared(artefact: Path, wanted: Mapping[str, np.ndarray]) -> list[str]:
-    """What one artefact says, beside the interpreter with the embedding as it is."""
+def answer(artefact: Path, ids: np.ndarray, count: int) -> tuple[np.ndarray, np.ndarray]:
+    """The logits of a text, and the tokens that follow its beginning."""
     model = mmc.load(artefact)
     assert isinstance(model, mmc.Model)
     model.eos_token_ids = frozenset()
-    logits = model.forward(wanted["ids"])
-    apart, size = np.abs(logits - wanted["logits"]), np.abs(wanted["logits"])
-    likeliest = (logits.argmax(-1) == wanted["logits"].argmax(-1)).mean()
-    tokens = model.generate(wanted["ids"][:, :16], wanted["tokens"].shape[1])
-    same = int((tokens == wanted["tokens"]).all(0).cumprod().sum())
-    differences = f"{apart.max() / size.max():.2e}", f"{apart.mean() / size.mean():.2e}"
-    return [*differences, f"{likeliest:.4f}", f"{same} of {tokens.shape[1]}"]
+    return model.forward(ids), model.generate(ids[:, :16], count)
+
+
+def apart(logits: np.ndarray, wanted: np.ndarray) -> tuple[str, str, str]:
+    """The largest and the mean difference, and how often the likeliest token is the same."""
+    difference, size = np.abs(logits - wanted), np.abs(wanted)
+    likeliest = (logits.argmax(-1) == wanted.argmax(-1)).mean()
+    shown = f"{difference.max() / size.max():.2e}", f"{difference.mean() / size.mean():.2e}"
+    return *shown, f"{likeliest:.4f}"

@@ -18,6 +18,10 @@ from mmc.ir.ops.norm import rms_statistic
 from mmc.ir.ops.pointwise import ROUNDINGS
 from mmc.ir.types import DType, TensorType, static_shape
 
+ORDER_ERROR = 32 * 2.0**-24
+"""How far two orders of the products behind an activation are apart, relatively: each rounds at
+most 16 times, by half a unit in the last place."""
+
 
 @dataclass(frozen=True)
 class AbsMax:
@@ -45,10 +49,14 @@ class AbsMax:
     def quantize(self, x: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Returns q (int8) and the step 1 / scale (float32), so that x is about q * step."""
         axes = -1 if self.granularity == "token" else tuple(range(x.ndim))
-        largest = np.maximum(np.abs(x).max(axes, keepdims=True), np.float32(self.eps))
-        scale = np.float32(self.range) / largest
-        q = np.clip(ROUNDINGS[self.rounding](x * scale), self.low, self.high)
-        return q.astype(np.int8), (np.float32(1) / scale).astype(np.float32)
+        scale = self.scale(np.abs(x).max(axes, keepdims=True))
+        return self.rounded(x * scale), (np.float32(1) / scale).astype(np.float32)
+
+    def scale(self, largest: np.ndarray) -> np.ndarray:
+        return np.float32(self.range) / np.maximum(largest, np.float32(self.eps))
+
+    def rounded(self, x: np.ndarray) -> np.ndarray:
+        return np.clip(ROUNDINGS[self.rounding](x), self.low, self.high).astype(np.int8)
 
     def types(self, x: TensorType) -> tuple[TensorType, TensorType]:
         if self.rounding not in ROUNDINGS:
@@ -124,6 +132,46 @@ class ScaleQuantize(Quantizes, mnemonic="scale_quantize", results=("q", "s")):
     ) -> tuple[np.ndarray, np.ndarray]:
         y = x * r
         return self.by.quantize(y if gain is None else y * gain)
+
+
+class FactoredQuantize(Quantizes, mnemonic="factored_quantize", results=("q", "s")):
+    """`quantize(x * gain * r)` with r behind the maximum of the row.
+
+    u = x * gain; scale = range / max(max|u| * |r|, eps); q = clamp(round(u * (r * scale))).
+
+    One look at the row finds the maximum and what r, a number for each row, is made of.
+    `ScaleQuantize` multiplies by r first: where it has a number that floats cannot tell from the
+    middle of two integers (`undecided`), this one may round the other way.
+    """
+
+    x: Value
+    r: Value
+    gain: Value | None
+    by: AbsMax
+
+    def infer(self) -> tuple[TensorType, TensorType]:
+        x, r = self.x.type, self.r.type
+        self.require(r.shape == (*x.shape[:-1], 1), f"r is {r}, x is {x}")
+        self.require(self.by.granularity == "token", f"one step for a {self.by.granularity}")
+        return self.by.types(x)
+
+    def reference(
+        self, x: np.ndarray, r: np.ndarray, gain: np.ndarray | None = None
+    ) -> tuple[np.ndarray, np.ndarray]:
+        u, scale = self._scaled(x, r, gain)
+        return self.by.rounded(u * (r * scale)), (np.float32(1) / scale).astype(np.float32)
+
+    def undecided(self, x: np.ndarray, r: np.ndarray, gain: np.ndarray | None = None) -> np.ndarray:
+        """Where the order of the products may decide to which integer a number is rounded."""
+        u, scale = self._scaled(x, r, gain)
+        y = np.abs(np.multiply(u, r * scale, dtype=np.float64))
+        return np.abs(y - np.floor(y) - 0.5) <= y * ORDER_ERROR
+
+    def _scaled(
+        self, x: np.ndarray, r: np.ndarray, gain: np.ndarray | None
+    ) -> tuple[np.ndarray, np.ndarray]:
+        u = x if gain is None else x * gain
+        return u, self.by.scale(np.abs(u).max(-1, keepdims=True) * np.abs(r))
 
 
 class Dequantize(Op, mnemonic="dequantize"):

@@ -31,7 +31,14 @@ from mmc.ir.ops.pointwise import (
 from mmc.ir.ops.reduce import Max, Mean, Reduction, Softmax, Sum
 from mmc.ir.ops.shape import Reshape
 from mmc.ir.ops.source import scalar
-from mmc.ir.ops.ternary import AbsMax, Dequantize, Quantize, RmsNormQuantize, ScaleQuantize
+from mmc.ir.ops.ternary import (
+    AbsMax,
+    Dequantize,
+    FactoredQuantize,
+    Quantize,
+    RmsNormQuantize,
+    ScaleQuantize,
+)
 from mmc.ir.types import DType
 
 
@@ -69,11 +76,14 @@ def _lower(op: Op, kept: dict[Value, Value]) -> tuple[Value, ...]:
             step = op.s if op.w is None else Mul(op.s, op.w)
             return (Mul(Cast(op.q, DType.F32), step),)
         case Quantize():
-            return _quantized(op.x, None, op.by)
+            return _quantized(op.x, op.by)
         case RmsNormQuantize():
-            return _normed_quantized(op.x, RmsStatistic(op.x, op.eps), op.gain, op.by)
+            normed = Mul(op.x, RmsStatistic(op.x, op.eps))
+            return _quantized(_scaled(normed, op.gain), op.by)
         case ScaleQuantize():
-            return _normed_quantized(op.x, op.r, op.gain, op.by)
+            return _quantized(_scaled(Mul(op.x, op.r), op.gain), op.by)
+        case FactoredQuantize():
+            return _quantized(_scaled(op.x, op.gain), op.by, op.r)
         case Reduction() if not op.keepdims and op.axis % op.x.type.rank == op.x.type.rank - 1:
             return (_drop_last_axis(type(op)(op.x, op.axis, True), kept),)
         case Unary() | Binary() | Where() if any(x in kept for x in op.operands):
@@ -93,15 +103,11 @@ def _layer_norm(op: LayerNorm) -> Value:
     return y if op.bias is None else Add(y, op.bias)
 
 
-def _normed_quantized(x: Value, r: Value, gain: Value | None, by: AbsMax) -> tuple[Value, Value]:
-    """`quantize(x * r * gain)`; r, a number for each row, waits until the row is looked at."""
-    if by.granularity == "token":
-        return _quantized(_scaled(x, gain), r, by)
-    return _quantized(_scaled(Mul(x, r), gain), None, by)
+def _quantized(x: Value, by: AbsMax, r: Value | None = None) -> tuple[Value, Value]:
+    """Q = clamp(round(x * scale)), s = 1 / scale, with scale = range / max(max|x|, eps).
 
-
-def _quantized(x: Value, r: Value | None, by: AbsMax) -> tuple[Value, Value]:
-    """Q = clamp(round(x * r * scale)), s = 1 / scale, with scale = range / max(max|x r|, eps)."""
+    With r: q = clamp(round(x * (r * scale))), with scale = range / max(max|x| * |r|, eps).
+    """
     axes = (-1,) if by.granularity == "token" else range(x.type.rank - 1, -1, -1)
     largest: Value = Abs(x)
     for axis in axes:

@@ -144,6 +144,10 @@ CASES: dict[str, Any] = {
     "statistic": norm.RmsStatistic(X, 1e-6), "layer norm": norm.LayerNorm(X, GAIN, GAIN, 1e-5),
     **{f"quantize {mode} {each}": ternary.Quantize(X, AbsMax(rounding=mode, granularity=each))
        for mode in pointwise.ROUNDINGS for each in ("token", "tensor")},
+    "mean square": norm.MeanSquare(X),
+    **{f"quantize factored {mode}": ternary.FactoredQuantize(
+           X, norm.RmsStatistic(X, 1e-6), gain, AbsMax(rounding=mode))
+       for mode, gain in zip(pointwise.ROUNDINGS, (None, GAIN, GAIN), strict=True)},
     "quantize to 7 bits": ternary.Quantize(X, AbsMax(63.0, -64, 63, 1e-3)),
 }  # fmt: skip
 EXACT = (

@@ -23,9 +23,10 @@ from safetensors.numpy import load_file
 
 import mmc
 from mmc.ir.graph import Graph, graph_of
+from mmc.ir.ops.norm import RmsStatistic
 from mmc.ir.ops.recurrence import Kernel
 from mmc.ir.ops.source import Input, Weight
-from mmc.ir.ops.ternary import AbsMax, Dequantize, RmsNormQuantize, TernaryMatmul
+from mmc.ir.ops.ternary import AbsMax, Dequantize, FactoredQuantize, TernaryMatmul
 from mmc.ir.packing import Layout, pack
 from mmc.ir.tensors import Tensors
 from mmc.ir.text import render
@@ -116,7 +117,8 @@ def chain_graph(
     x = Input("x", TensorType(DType.F32, (ROWS, widths[0])))
     given, inputs, y = (x,), (Input("x", x.type),), Input("x", x.type)
     for k, n in pairwise(widths):
-        made = RmsNormQuantize(y, None, 1e-6, AbsMax(127.0, -128, 127, 1e-5)).results
+        statistic, by = RmsStatistic(y, 1e-6), AbsMax(127.0, -128, 127, 1e-5)
+        made = FactoredQuantize(y, statistic, None, by).results
         body = graph_of("norm_quantize", {"q": made[0], "s": made[1]}, inputs)
         q, s = Kernel(given, body).results
         w = Weight(f"{name}.{n}x{k}", TensorType(DType.packed(layout), (n, k)))

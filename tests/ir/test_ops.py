@@ -484,6 +484,32 @@ case(
     (WIDE, np.abs(normal(2, 3, 1))),
     lambda x, r: quantized(x * r, *TOKEN),
 )
+
+
+def factored(
+    u: torch.Tensor, r: torch.Tensor, mode: str = "half_even"
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """What quantises u * r when the maximum is looked for without r."""
+    scale = 127 / (u.abs().amax(-1, keepdim=True) * r.abs()).clamp(1e-5)
+    rounding = {"half_even": torch.round, "half_away": lambda y: y.sign() * (y.abs() + 0.5).floor()}
+    rounded = rounding[mode](u * (r * scale))
+    return rounded.clamp(-128, 127).to(torch.int8), torch.ones_like(scale) / scale
+
+
+case(
+    ternary.FactoredQuantize,
+    lambda x, r, g: ternary.FactoredQuantize(x, r, g, AbsMax()),
+    (WIDE, normal(2, 3, 1), GAIN),
+    lambda x, r, g: factored(x * g, r),
+    exact=True,
+)
+case(
+    ternary.FactoredQuantize,
+    lambda x, r: ternary.FactoredQuantize(x, r, None, AbsMax(rounding="half_away")),
+    (WIDE, np.abs(normal(2, 3, 1))),
+    lambda x, r: factored(x, r, "half_away"),
+    exact=True,
+)
 STEP = np.abs(normal(2, 3, 1))
 for q in (integers(-127, 128, 2, 3, 8, dtype=np.int8), integers(-9999, 9999, 2, 3, 8)):
     case(ternary.Dequantize, ternary.Dequantize, (q, STEP), torch.mul)
@@ -894,6 +920,10 @@ REFUSED: dict[str, list[tuple[Callable[[], Op], str]]] = {
         (lambda: ternary.RmsNormQuantize(X, None, 1e-6, AbsMax(high=128)), "int8")
     ],
     "scale_quantize": [(lambda: ternary.ScaleQuantize(X, X, None, AbsMax()), "r is")],
+    "factored_quantize": [
+        (lambda: ternary.FactoredQuantize(X, X, None, AbsMax()), "r is"),
+        (lambda: ternary.FactoredQuantize(X, ROW, None, AbsMax(granularity="tensor")), "one step"),
+    ],
     "dequantize": [
         (lambda: ternary.Dequantize(X, ROW), "q is f32"),
         (lambda: ternary.Dequantize(N, VECTOR), "s is"),

@@ -45,7 +45,6 @@ RARE = {
     "narrow-weights",
     "find-ternary-linear",
     "share-statistics",
-    "factor-norms",
     "merge-projections",
     "single-step",
 }
@@ -96,7 +95,7 @@ def test_last_position_of_random_graphs() -> None:
         last = inputs[lengths[0].name] - 1
         old["y0"] = np.stack([row[n : n + 1] for row, n in zip(old["y0"], last, strict=True)])
         assert same_outputs(old, new) or np.allclose(
-            old["y0"].astype(float), new["y0"].astype(float), equal_nan=True
+            old["y0"].astype(float), new["y0"].astype(float), atol=1e-6, equal_nan=True
         ), f"seed {seed}"
         taken += step.log.fired.total()
     assert taken > 10

@@ -79,6 +79,14 @@ for D in (1, 17, 64, 250, 320):
     )
     normed = norm.RmsNorm(x, gain, 1e-6)
     case(f"norm_of_norm_{D}", *ternary.RmsNormQuantize(normed, gains[0], 1e-5, ABSMAX()))
+    case(
+        f"factored_{D}",
+        *(
+            y
+            for g in (None, *gains)
+            for y in ternary.FactoredQuantize(x, norm.RmsStatistic(x, 1e-6), g, ABSMAX())
+        ),
+    )
     f = pointwise.Sigmoid(dequantized("f", D))
     c = pointwise.Silu(dequantized("c", D))
     keep = pointwise.Sub(source.scalar(1.0), f)
@@ -298,11 +306,8 @@ def check(name: str, made: Arrays, wanted: Arrays) -> None:
             np.testing.assert_array_equal(got, want.astype(np.float64), err_msg=key)
 
 
-ROWWISE = [
-    n
-    for n in CASES
-    if n.startswith(("norm_and", "glu", "residual", "norm_of", "embedding", "softmax", "linear"))
-]
+ROWS = "norm_and", "glu", "residual", "norm_of", "factored", "embedding", "softmax", "linear"
+ROWWISE = [n for n in CASES if n.startswith(ROWS)]
 INDEPENDENT = [n for n in ROWWISE if not n.endswith("_1")]
 STEPWISE = [n for n in CASES if n.startswith("recurrence_") and "d" not in n[11:]]
 
