@@ -79,6 +79,32 @@ __device__ __forceinline__ void wait_for_launches() {
 
 }  // namespace mmc
 
+// 1 / (1 + e^-x), within 4 units in the last place; what is not a number stays so.
+//
+// e^-x is 2^n e^r with |r| < 0.35: n by the addition that rounds to integers, ln 2 in two pieces, e^r
+// by the polynomial of Cephes' expf.  From 89 on it is infinite, and below -87 of no weight.
+__device__ __forceinline__ float mmc_sigmoid(float x) {
+  constexpr float kRound = 12582912.0f;  // 1.5 * 2^23
+  float bounded;
+  asm("max.NaN.f32 %0, %1, %2;" : "=f"(bounded) : "f"(-x), "f"(-87.0f));
+  asm("min.NaN.f32 %0, %1, %2;" : "=f"(bounded) : "f"(bounded), "f"(89.0f));
+  float shifted = __fmaf_rn(bounded, 1.44269504f, kRound), n = __fadd_rn(shifted, -kRound);
+  float r = __fmaf_rn(n, 2.12194440e-4f, __fmaf_rn(n, -0.693359375f, bounded));
+  float tail = 1.9875691500e-4f;
+  tail = __fmaf_rn(tail, r, 1.3981999507e-3f);
+  tail = __fmaf_rn(tail, r, 8.3334519073e-3f);
+  tail = __fmaf_rn(tail, r, 4.1665795894e-2f);
+  tail = __fmaf_rn(tail, r, 1.6666665459e-1f);
+  tail = __fmaf_rn(tail, r, 0.5f);
+  float mantissa = __fadd_rn(__fmaf_rn(tail, __fmul_rn(r, r), r), 1.0f);
+  float power = __int_as_float((__float_as_int(shifted) << 23) + 0x3f800000);
+  float y;
+  asm("rcp.approx.ftz.f32 %0, %1;" : "=f"(y) : "f"(__fmaf_rn(mantissa, power, 1.0f)));
+  return y;
+}
+
+__device__ __forceinline__ float mmc_silu(float x) { return __fmul_rn(x, mmc_sigmoid(x)); }
+
 // The nearest integer, halves away from zero, of what an int32 holds.
 __device__ __forceinline__ int mmc_round_half_away(float x) {
   unsigned almost_half = (__float_as_uint(x) & 0x80000000u) | 0x3effffffu;  // with the sign of x

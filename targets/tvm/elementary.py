@@ -10,8 +10,9 @@ from __future__ import annotations
 
 import contextlib
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextvars import ContextVar
+from types import MappingProxyType
 from typing import Any, TypeAlias
 
 from tvm import ir, tirx
@@ -49,17 +50,24 @@ def hold(x: Vector) -> Vector:
     return T.Bind(made[0])
 
 
+Functions = Mapping[str, Callable[[Vector], Vector]]
+
 _SCOPE = ContextVar("scope", default="global")
+_OWN: ContextVar[Functions] = ContextVar("own", default=MappingProxyType({}))
 
 
 @contextlib.contextmanager
-def device_variables() -> Iterator[None]:
-    """Inside, variables are those of a thread on a device; on a CPU LLVM takes longer for these."""
-    token = _SCOPE.set("local")
+def on_device(own: Functions) -> Iterator[None]:
+    """Inside, variables are those of a thread on a device; on a CPU LLVM takes longer for these.
+
+    own: functions of the device, by the names that they have here.
+    """
+    tokens = _SCOPE.set("local"), _OWN.set(own)
     try:
         yield
     finally:
-        _SCOPE.reset(token)
+        _SCOPE.reset(tokens[0])
+        _OWN.reset(tokens[1])
 
 
 def variable(dtype: str) -> Any:
@@ -150,11 +158,15 @@ def _power_of_two(n: Vector) -> Vector:
 
 def sigmoid(x: Vector) -> Vector:
     """1 / (1 + e^-x): e^-x may be infinite, the result is then 0."""
+    if "sigmoid" in _OWN.get():
+        return hold(_OWN.get()["sigmoid"](x))
     return hold(like(x, 1.0) / (like(x, 1.0) + exp(like(x, 0.0) - x)))
 
 
 def silu(x: Vector) -> Vector:
     """X / (1 + e^-x)."""
+    if "silu" in _OWN.get():
+        return hold(_OWN.get()["silu"](x))
     return hold(x / (like(x, 1.0) + exp(like(x, 0.0) - x)))
 
 
