@@ -1,6 +1,14 @@
 # pyright: basic
 # Every value here is a TIR expression, which TVM does not type.
-"""A block of threads: which columns a thread has, and how all agree on a reduction."""
+"""A block of threads: which columns a thread has, and how all agree on a reduction.
+
+A sum over a row has one order, whoever computes it, a block of 256 threads or of 512 or 1024:
+
+    part (p, t) adds up the columns  t + 256 p,  t + 256 (p + 4),  t + 256 (p + 8), ...
+    then ((p0 + p1) + (p2 + p3)) for each t, then the 32 lanes of a warp of t, then the 8 warps
+
+256 threads have four parts each, 1024 one, which go through shared memory to the first 256.
+"""
 
 from __future__ import annotations
 
@@ -11,6 +19,7 @@ from typing import Any
 
 from tvm.script.ir_builder import tirx as T
 
+from mmc.ir.op import Op
 from mmc.ir.ops.reduce import ArgMax, Max
 from mmc.ir.types import DType
 from mmc.targets.cuda.code import call, do
@@ -18,6 +27,11 @@ from mmc.targets.tvm import elementary
 from mmc.targets.tvm.elementary import hold
 from mmc.targets.tvm.fold import Fold, finish, serial
 from mmc.targets.tvm.memory import as_expression
+
+SHARES = 256
+"""Threads of the smallest block that computes a row."""
+
+PARTS = 4
 
 
 @dataclass(frozen=True)
@@ -57,6 +71,11 @@ class Block:
         """The column of a step."""
         return T.Bind(T.cast(step, "int64") * self.threads + self.thread)
 
+    def fold(self, op: Op, size: Any) -> Fold:
+        """The running result of a reduction over `size` columns; sums are in parts."""
+        parted = isinstance(size, int) and _is_sum(op)
+        return Fold(op, 1, PARTS * SHARES // self.threads if parted else 1)
+
     def inside(self, column: Any, size: Any) -> Any:
         """A context for what is done where there is such a column."""
         if isinstance(size, int) and size % self.threads == 0:
@@ -68,25 +87,22 @@ class Block:
 
 
 def agreed(folds: Sequence[Fold], size: Any, group: Block) -> list[Any]:
-    """The results of reductions from every thread's part: by warps, then over the warps.
-
-    The order is that of the threads, always the same.
-    """
+    """The results of reductions from every thread's parts: by warps, then over the warps."""
     if not folds:
         return []
     lane, warp = group.thread % 32, T.truncdiv(group.thread, 32)
-    warps = group.threads // 32
     parts: list[list[Any]] = []
-    for fold in folds:
-        values = _of_warp(fold, _parts(fold))
+    for fold, found in zip(folds, _found(folds, group), strict=True):
+        values, warps = _of_warp(fold, found), _warps(fold, group)
         shared = [T.alloc_buffer((warps,), _dtype(v), scope="shared") for v in values]
-        with T.If(T.EQ(lane, T.int64(0))), T.Then():
+        with T.If(T.And(T.EQ(lane, T.int64(0)), warp < warps)), T.Then():
             for buffer, value in zip(shared, values, strict=True):
                 T.buffer_store(buffer, value, [warp])
         parts.append(shared)
     group.sync()
     results: list[Any] = []
     for fold, shared in zip(folds, parts, strict=True):
+        warps = _warps(fold, group)
         if isinstance(fold.op, ArgMax):
             found = [
                 hold(T.Select(lane < warps, buffer[T.min(lane, T.int64(warps - 1))], value))
@@ -99,10 +115,46 @@ def agreed(folds: Sequence[Fold], size: Any, group: Block) -> list[Any]:
     return results
 
 
+def _found(folds: Sequence[Fold], group: Block) -> list[list[Any]]:
+    """What a thread combines with its warp, in types that warps exchange.
+
+    In a larger block every thread adds up the parts of one of the first 256.
+    """
+    own = [_parts(fold) for fold in folds]
+    if group.threads == SHARES:
+        return [[_of_parts(found)] if _is_sum(fold.op) else found
+                for fold, found in zip(folds, own, strict=True)]  # fmt: skip
+    held = {
+        i: T.alloc_buffer((PARTS * SHARES,), _dtype(own[i][0]), scope="shared")
+        for i, fold in enumerate(folds) if _is_sum(fold.op)
+    }  # fmt: skip
+    for i, buffer in held.items():
+        for part, value in enumerate(own[i]):
+            T.buffer_store(buffer, value, [part * group.threads + group.thread])
+    if held:
+        group.sync()
+    of = group.thread % SHARES
+    for i, buffer in held.items():
+        own[i] = [_of_parts([buffer[of + part * SHARES] for part in range(PARTS)])]
+    return own
+
+
+def _of_parts(values: Sequence[Any]) -> Any:
+    """One sum of one part, or of four."""
+    if len(values) == 1:
+        return values[0]
+    return hold((values[0] + values[1]) + (values[2] + values[3]))
+
+
 def _parts(fold: Fold) -> list[Any]:
-    """What a thread has found, in types that warps exchange."""
-    total = elementary.convert(fold.total[0], _wide(fold))
-    return [total, fold.where[0]] if isinstance(fold.op, ArgMax) else [total]
+    """What a thread has found, part by part."""
+    totals = [elementary.convert(fold.total[i], _wide(fold)) for i in range(fold.parts)]
+    return [*totals, fold.where[0]] if isinstance(fold.op, ArgMax) else totals
+
+
+def _warps(fold: Fold, group: Block) -> int:
+    """How many warps have results of their own."""
+    return (SHARES if _is_sum(fold.op) else group.threads) // 32
 
 
 def _empty(fold: Fold) -> list[Any]:
@@ -125,9 +177,12 @@ def _of_warps(fold: Fold, shared: Any, warps: int) -> Any:
     return hold(call(name, _wide(fold), T.address_of(shared[0])))
 
 
+def _is_sum(op: Op) -> bool:
+    return not isinstance(op, Max | ArgMax) and op.operands[0].type.dtype is not DType.BOOL
+
+
 def _kind(fold: Fold) -> str:
-    largest = isinstance(fold.op, Max) or fold.op.operands[0].type.dtype is DType.BOOL
-    return "Largest" if largest else "Sum"
+    return "Sum" if _is_sum(fold.op) else "Largest"
 
 
 def _wide(fold: Fold) -> str:

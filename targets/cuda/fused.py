@@ -23,7 +23,7 @@ from mmc.ir.op import Value
 from mmc.ir.packing import TILE_ROWS
 from mmc.ir.types import numel
 from mmc.targets.cuda import rows
-from mmc.targets.cuda.block import Block
+from mmc.targets.cuda.block import SHARES, Block
 from mmc.targets.cuda.code import DeviceKernel, make_kernel
 from mmc.targets.cuda.row import MOST_SHARED, Row
 from mmc.targets.cuda.ternary import STEP_VECTORS, Matrix, WarpSums
@@ -36,7 +36,7 @@ from mmc.targets.tvm.stages import Plan
 BLOCKS = 132
 """Blocks that are aimed at: one for each processor of a large GPU."""
 
-THREADS = rows.ROW_THREADS
+THREADS = SHARES
 _WARP = 32
 _AHEAD_REGISTERS = 32
 """Words of weights that a thread asks for ahead of their use."""

@@ -193,7 +193,10 @@ struct Many {
       for (int first = 0; first < kWords; first += kCount) {
         begin_products<kWords, kTokens, kCount>(sums, tokens, weights, first, lane);
         wgmma_wait<1>();
-        if (first == 0 && step > 0 && lane == 0) arrive(empty + (step - 1) % kStages * 8);
+        if (first == 0 && step > 0) {
+          __syncwarp();  // every lane has read its weights
+          if (lane == 0) arrive(empty + (step - 1) % kStages * 8);
+        }
       }
 #else
       multiply_step<kWords, 1, kTokens>(reinterpret_cast<int(&)[1][kTokens / 8][4]>(sums), tokens, weights,

@@ -26,8 +26,8 @@ class Program:
 
     tuning: Tuning
     kernels: dict[str, DeviceKernel] = field(default_factory=dict[str, DeviceKernel])
-    _bodies: dict[Graph, list[rows.RowLaunch]] = field(
-        default_factory=dict[Graph, list[rows.RowLaunch]]
+    _bodies: dict[tuple[Graph, bool], list[rows.RowLaunch]] = field(
+        default_factory=dict[tuple[Graph, bool], list[rows.RowLaunch]]
     )
     _fused: dict[object, fused.FusedLaunch | None] = field(
         default_factory=dict[object, "fused.FusedLaunch | None"]
@@ -56,7 +56,7 @@ class Program:
     def _launches(self, op: Kernel, number: int, kind: products.Kind) -> list[Launch]:
         matmul = lone_matmul(op.body)
         if matmul is None:
-            return self._row_launches(op, number)
+            return self._row_launches(op, number, kind.most_rows)
         matrix, count = Matrix.of(matmul.w), numel(op.operands[0].type.shape[:-1])
         tuned = self.tuning.products.get(products.key(kind.name, matrix))
         form = fitting(tuned or kind.rule(matrix), matrix.words)
@@ -71,12 +71,14 @@ class Program:
             )
         ]  # fmt: skip
 
-    def _row_launches(self, op: Kernel, number: int) -> list[Launch]:
+    def _row_launches(self, op: Kernel, number: int, most_rows: int | None) -> list[Launch]:
         body, sizes = _flat(op)
-        if body not in self._bodies:
-            self._bodies[body] = rows.emit(body, f"{op.body.name}_{len(self._bodies)}")
+        few = most_rows is not None and most_rows <= rows.A_FEW and rows.has_long_rows(body)
+        if (body, few) not in self._bodies:
+            name = f"{op.body.name}_{len(self._bodies)}"
+            self._bodies[body, few] = rows.emit(body, name, few)
         made: list[Launch] = []
-        for launch in self._bodies[body]:
+        for launch in self._bodies[body, few]:
             kernel = launch.kernel
             self.kernels[kernel.name] = kernel
             work = _substituted(launch.work, sizes)

@@ -229,7 +229,8 @@ class Row:
         e, plan, group = self.elements, self.plan, self.group
         stores = [(v, p) for v, p in self.stores if v in values and plan.levels[v] == stage]
         keeps = [(v, e.kept[v].place) for v, s in plan.kept.items() if v in values and s == stage]
-        folds = [Fold(op, 1) for op in plan.reductions_in(stage) if op.operands[0] in values]
+        reduced = [op for op in plan.reductions_in(stage) if op.operands[0] in values]
+        folds = [group.fold(op, size) for op in reduced]
         with group.loop(size) as step:
             for place in (*(kept.place for kept in e.kept.values()), *e.places.values()):
                 if isinstance(place, Registers):
@@ -244,7 +245,7 @@ class Row:
                 for value, place in keeps:
                     place.store((column,), made[value])
                 for fold in folds:
-                    fold.add(made[fold.op.operands[0]], column)
+                    fold.add(made[fold.op.operands[0]], column, step % fold.parts)
         for _, place in stores:
             if place.type.dtype is DType.I8:
                 self._fill_pad(place, lead)

@@ -7,10 +7,10 @@ writes the next may read.  There are three kinds:
 
     elements      one thread for each element: nothing is reduced
     rows          one block for each row: the threads share its columns, and agree on reductions
+                  (`mmc.targets.cuda.block`)
     recurrences   one thread for each column of a sequence, step by step
 
-A row's result does not depend on how many rows there are: the number of threads, and with it the
-order of every sum, is always the same.
+A row's result does not depend on how many rows there are: the order of every sum is the same.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from mmc.ir.graph import Graph
 from mmc.ir.op import Value
 from mmc.ir.types import Dim, DType, numel
 from mmc.targets.cuda import scan
-from mmc.targets.cuda.block import Block
+from mmc.targets.cuda.block import SHARES, Block
 from mmc.targets.cuda.code import DeviceKernel, make_kernel
 from mmc.targets.cuda.row import Row, axes_of, product, whole_maximum
 from mmc.targets.tvm.expressions import Elements, Index
@@ -45,8 +45,11 @@ from mmc.targets.tvm.stages import Plan
 
 ELEMENT_THREADS = 256
 SCAN_THREADS = 64
-ROW_THREADS = 256
-"""The same for every row, here and where a row is fused with matrices: sums have one order."""
+LONG_ROW, LONG_ROW_THREADS = 2048, 1024
+"""Columns from which on a row takes more threads: each would have many columns one by one."""
+
+A_FEW = 64
+"""Rows up to which it does: more rows keep every processor busy as it is."""
 
 
 @dataclass(frozen=True)
@@ -58,15 +61,15 @@ class RowLaunch:
     per: int = 1
 
 
-def emit(body: Graph, name: str) -> list[RowLaunch]:
-    """The launches that compute the outputs of `body`, in order."""
+def emit(body: Graph, name: str, few: bool) -> list[RowLaunch]:
+    """The launches that compute the outputs of `body`, in order; for a few rows or for any."""
     outputs = primitive_outputs(body)
     nests = schedule(outputs, set(body.inputs))
     totals = [nest for nest in nests if nest.total is not None]
     launches: list[RowLaunch] = []
     for nest in (n for n in nests if n.total is None):
         label = name if len(nests) == 1 else f"{name}_{len(launches)}"
-        launches.append(_launch(body, outputs, totals, nest, label))
+        launches.append(_launch(body, outputs, totals, nest, label, few))
     return launches
 
 
@@ -106,20 +109,26 @@ def places_of(
 
 
 def _launch(
-    body: Graph, outputs: tuple[Value, ...], totals: Sequence[Nest], nest: Nest, name: str
-) -> RowLaunch:
-    stores = [outputs[i] for i in nest.outputs]
-    made_before = {v for v in outputs if v not in stores}
-    stored = {*body.inputs, *made_before, *(n.total for n in totals if n.total is not None)}
-    plan = Plan(stored, stores, cheap=0)
-    threads, work, per = _geometry(nest, plan, stores)
+    body: Graph, outputs: tuple[Value, ...], totals: Sequence[Nest], nest: Nest, name: str,
+    few: bool,
+) -> RowLaunch:  # fmt: skip
+    plan = _plan(body, outputs, totals, nest)
+    threads, work, per = _geometry(nest, plan, few)
     write = functools.partial(_write, body, outputs, totals, nest, plan, threads)
-    resident = 1 if threads == scan.THREADS else None
+    resident = 2 if threads == scan.THREADS else None
     kernel = make_kernel(name, parameters_of(body, outputs), threads, write, resident=resident)
     return RowLaunch(kernel, work, per)
 
 
-def _geometry(nest: Nest, plan: Plan, stores: Sequence[Value]) -> tuple[int, Dim, int]:
+def _plan(body: Graph, outputs: Sequence[Value], totals: Sequence[Nest], nest: Nest) -> Plan:
+    """The stages of a nest; `totals`: those that make maxima of whole tensors, among others."""
+    stores = [outputs[i] for i in nest.outputs]
+    made_before = {v for v in outputs if v not in stores}
+    stored = {*body.inputs, *made_before, *(n.total for n in totals if n.total is not None)}
+    return Plan(stored, stores, cheap=0)
+
+
+def _geometry(nest: Nest, plan: Plan, few: bool) -> tuple[int, Dim, int]:
     """Threads of a block, items of work, and how many a block takes."""
     if scan.is_chunked(nest):
         axis, columns = nest.recurrences[0].attributes["axis"], nest.lead[-1]
@@ -130,9 +139,27 @@ def _geometry(nest: Nest, plan: Plan, stores: Sequence[Value]) -> tuple[int, Dim
         axis = nest.recurrences[0].attributes["axis"] % len(nest.lead)
         others = tuple(d for i, d in enumerate(nest.lead) if i != axis)
         return SCAN_THREADS, numel(others), SCAN_THREADS
-    if _is_flat(plan, stores):
-        return ELEMENT_THREADS, numel((*nest.lead, _stride(stores[0]))), ELEMENT_THREADS
-    return ROW_THREADS, numel(nest.lead), 1
+    if _is_flat(plan, plan.outputs):
+        return ELEMENT_THREADS, numel((*nest.lead, _stride(plan.outputs[0]))), ELEMENT_THREADS
+    return LONG_ROW_THREADS if few and _is_long(nest, plan) else SHARES, numel(nest.lead), 1
+
+
+def has_long_rows(body: Graph) -> bool:
+    """Whether more threads may share a row of the body."""
+    outputs = primitive_outputs(body)
+    nests = schedule(outputs, set(body.inputs))
+    made = [nest for nest in nests if nest.total is None]
+    return any(_is_long(nest, _plan(body, outputs, nests, nest)) for nest in made)
+
+
+def _is_long(nest: Nest, plan: Plan) -> bool:
+    """Whether a row is reduced and long; one of unknown length has sums in one part."""
+    if nest.recurrences or _is_flat(plan, plan.outputs):
+        return False
+    computed = [v for stage in range(plan.stages) for v in plan.values_of(stage) if v.type.shape]
+    widths = [v.type.shape[-1] for v in computed]
+    sizes = [width for width in widths if isinstance(width, int)]
+    return len(sizes) == len(widths) and max(sizes, default=0) >= LONG_ROW
 
 
 def _is_flat(plan: Plan, stores: Sequence[Value]) -> bool:

@@ -73,19 +73,25 @@ class Fold:
 
     sum, mean: a sum.  mean_square, rms_statistic: a sum of squares.  max: the largest.  arg_max:
     the largest and where it was met first.
+
+    parts: running results side by side, for whoever combines them.
     """
 
-    def __init__(self, op: Op, lanes: int) -> None:
-        self.op, self.lanes = op, lanes
+    def __init__(self, op: Op, lanes: int, parts: int = 1) -> None:
+        self.op, self.lanes, self.parts = op, lanes, parts
         dtype: DType = op.operands[0].type.dtype
         self.dtype = "float32" if isinstance(op, Mean) else COMPUTED[dtype]
         least = _lowest(self.dtype) if isinstance(op, Max | ArgMax) else 0
         self.first = number(least, self.dtype, lanes)
         self.total = register(self.dtype, lanes, self.first)
+        if parts > 1:
+            self.total = T.alloc_buffer((parts,), self.dtype, scope="local")
+            for part in range(parts):
+                T.buffer_store(self.total, self.first, [part])
         if isinstance(op, ArgMax):
             self.where = register("int64", lanes, number(0, "int64", lanes))
 
-    def add(self, x: Vector, position: Any) -> None:
+    def add(self, x: Vector, position: Any, part: Any = 0) -> None:
         x = hold(elementary.convert(x, self.dtype))
         if isinstance(self.op, MeanSquare | RmsStatistic):
             x = x * x
@@ -93,7 +99,7 @@ class Fold:
             better = x > self.total[0]
             here = spread(as_expression(position), self.lanes)
             T.buffer_store(self.where, T.Select(better, here, self.where[0]), [0])
-        T.buffer_store(self.total, self.combine(self.total[0], x), [0])
+        T.buffer_store(self.total, self.combine(self.total[part], x), [part])
 
     def combine(self, x: Vector, y: Vector) -> Vector:
         if isinstance(self.op, Max | ArgMax) or self.op.operands[0].type.dtype is DType.BOOL:

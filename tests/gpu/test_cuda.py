@@ -261,6 +261,18 @@ def test_one_launch_of_any_shape_gives_what_many_give(name: str, tmp_path: Path)
     assert wanted.any()
 
 
+@pytest.mark.parametrize("name", layouts(CHAINS))
+def test_rows_of_any_length_are_those_of_one_launch(name: str) -> None:
+    """Long rows take more threads in launches for a few: sums have the same order."""
+    widths = CHAINS[name.removesuffix(DENSE)]
+    x = np.random.default_rng(2).normal(size=(80, widths[0])).astype(np.float32)
+    run = loaded(prepared("chains")).run
+    alone = [run(name, {"x": row[None]})["y"] for row in x]
+    for count in (2, 50, 80):
+        found = run(name, {"x": x[:count]})["y"]
+        np.testing.assert_array_equal(found, np.concatenate(alone[:count]))
+
+
 def test_what_is_not_a_number_is_no_missing_float() -> None:
     """Such bits mark a float that is missing: nobody may wait for one that a caller gave."""
     state = model().empty_state(1)
