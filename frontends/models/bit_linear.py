@@ -91,6 +91,10 @@ class BitLinear(nn.Module):
         x = self.quantiser.activations(self.norm(x))
         return nn.functional.linear(x, self.matrix())
 
+    def extra_repr(self) -> str:
+        """What two layers must share besides their parameters to be traced once."""
+        return f"{self.storage}, {self.quantiser}"
+
     def matrix(self) -> Tensor:
         """The matrix with three values that is multiplied by."""
         match self.storage:

@@ -132,7 +132,7 @@ class Example:
         for n, layer in enumerate(layers):
             given = self._module.given(n)
             parts = [(k, t.dtype, t.shape) for k, t in layer.state_dict(keep_vars=True).items()]
-            key = (*(each is None for each in given), *parts)
+            key = (*(each is None for each in given), repr(layer), *parts)
             if key not in made:
                 made[key] = self._trace_layer(layer, n, given)
             found.append(made[key])

@@ -29,9 +29,19 @@ TINY: Mapping[str, Any] = {
     "num_key_value_heads": 2,
 }
 LLAMA: Mapping[str, Any] = {**TINY, "model_type": "llama"}
+ONE_DENSE = {"quant_method": "bitnet", "modules_to_not_convert": ["model.layers.1.mlp.up_proj"]}
+"""Of two layers with the same parameters."""
 
 
-@pytest.mark.parametrize("changes", [TINY, LLAMA, {**LLAMA, "tie_word_embeddings": True}])
+@pytest.mark.parametrize(
+    "changes",
+    [
+        TINY,
+        LLAMA,
+        {**LLAMA, "tie_word_embeddings": True},
+        {**LLAMA, "quantization_config": ONE_DENSE},
+    ],
+)
 def test_graph_is_the_module(changes: Mapping[str, Any]) -> None:
     """With a past, and prompts of different lengths."""
     torch.manual_seed(3)
