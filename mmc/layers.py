@@ -15,6 +15,7 @@ from mmc.ir.ops.attention import Attention
 from mmc.ir.ops.linear import Linear, Matmul
 from mmc.ir.ops.pointwise import Cast
 from mmc.ir.ops.recurrence import LinearRecurrence, Scan
+from mmc.ir.ops.shape import Reshape, Slice
 from mmc.ir.ops.source import Constant, Weight
 from mmc.ir.ops.ternary import AbsMax, Dequantize, ExpandTernary, Quantizes, TernaryMatmul
 from mmc.ir.tensors import Tensors
@@ -54,7 +55,8 @@ def linear_layers(graph: Graph, tensors: Tensors, steps: Sequence[Step]) -> list
     found: list[Layer] = []
     for op in graph:
         if isinstance(op, TernaryMatmul):
-            found.append(_ternary(op, graph, tensors))
+            if not isinstance(op.w, Slice) or op.w.start == 0:  # one of several groups of columns
+                found.append(_ternary(op, graph, tensors))
         elif isinstance(op, Linear):
             known = isinstance(op.w, ExpandTernary)
             found.append(
@@ -86,14 +88,18 @@ def _reasons(steps: Sequence[Step], name: str) -> dict[str, str]:
 
 
 def _ternary(op: TernaryMatmul, graph: Graph, tensors: Tensors) -> Layer:
-    rows, columns = _size(op.w)
+    w = op.w.x if isinstance(op.w, Slice) else op.w
+    rows, columns = _size(w)
     scale = _weight_scale(op, graph)
     values = None if scale is None else value_of(scale, tensors)
-    trits = tensors[op.w.name] if isinstance(op.w, Weight) else np.zeros(0)
+    trits = tensors[w.name] if isinstance(w, Weight) else np.zeros(0)
+    granularity = "tensor" if values is None else ("tensor", "row", "group")[values.ndim]
+    if granularity == "group":
+        granularity = f"group of {_size(op.w)[1]}"
     return Layer(
         place(op), rows, columns, True,
         scale=None if values is None else float(values.mean()),
-        granularity="tensor" if values is None or values.ndim == 0 else "row",
+        granularity=granularity,
         zeros=1 - np.count_nonzero(trits) / max(trits.size, 1),
         quantiser=_quantiser(op.x),
     )  # fmt: skip
@@ -101,18 +107,20 @@ def _ternary(op: TernaryMatmul, graph: Graph, tensors: Tensors) -> Layer:
 
 def _weight_scale(op: TernaryMatmul, graph: Graph) -> Value | None:
     for reader in graph.users[op]:
-        if isinstance(reader, Dequantize) and isinstance(reader.w, Weight | Constant):
-            return reader.w
+        factors = [reader.w] if isinstance(reader, Dequantize) else []
         if isinstance(reader, Cast):
-            return next(
-                (v for user in graph.users[reader] for v in user.operands if isinstance(v, Weight)),
-                None,
-            )
+            factors = [v for user in graph.users[reader] for v in user.operands]
+        for factor in factors:
+            # Of a group's scales, those of all groups.
+            sliced = factor.x if isinstance(factor, Reshape) else None
+            scale = sliced.x if isinstance(sliced, Slice) else factor
+            if isinstance(scale, Weight | Constant):
+                return scale
     return None
 
 
 def _quantiser(x: Value) -> dict[str, Any] | None:
-    maker = producer(x)
+    maker = producer(x.x if isinstance(x, Slice) else x)
     by: AbsMax | None = maker.attributes.get("by") if isinstance(maker, Quantizes) else None
     return None if by is None else asdict(by)
 

@@ -7,14 +7,16 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from functools import reduce
 
 from mmc.ir.graph import Graph
 from mmc.ir.op import Op, Value
 from mmc.ir.ops.linear import Linear, Matmul
 from mmc.ir.ops.pointwise import Add, Cast, Mul
+from mmc.ir.ops.shape import Reshape, Slice
 from mmc.ir.ops.ternary import Dequantize, ExpandTernary, TernaryMatmul
-from mmc.ir.types import DType
-from mmc.passes.rewrite import Bindings, rule_if
+from mmc.ir.types import DType, static_shape
+from mmc.passes.rewrite import Bindings, rule_for, rule_if
 
 
 def _scale_outside_sum(found: Bindings) -> bool:
@@ -64,6 +66,31 @@ def ternary_linear_of_integers(q: Value, t: Value) -> tuple[Value, Value]:
     return Linear(Cast(q, DType.I32), Cast(t, DType.I32)) >> TernaryMatmul(q, t)
 
 
+@rule_for(Linear)
+def ternary_linear_groups(layer: Linear) -> Value | None:
+    """One scale a group of columns: exact sums for each group, added in the order of the groups."""
+    q, w = _integers(layer.x), layer.w
+    if not isinstance(w, ExpandTernary) or w.scale.type.rank != 2 or q is None:
+        return None
+    rows, groups = static_shape(w.scale.type.shape)
+    size = static_shape(w.t.type.shape)[1] // groups
+    parts: list[Value] = []
+    for g in range(groups):
+        sums = TernaryMatmul(Slice(q, -1, g * size, size), Slice(w.t, 1, g * size, size))
+        scale = Reshape(Slice(w.scale, 1, g, 1), (rows,))
+        deferred = Mul(Cast(sums, DType.F32), scale)
+        step = layer.x.s if isinstance(layer.x, Dequantize) else None
+        parts.append(deferred if step is None else Dequantize(sums, step, scale))
+    return reduce(Add, [*parts, layer.bias] if layer.bias is not None else parts)
+
+
+def _integers(x: Value) -> Value | None:
+    """The int8 activations that a layer reads with their step, or with the step left to later."""
+    if isinstance(x, Dequantize) and x.w is None:
+        return x.q
+    return x.x if isinstance(x, Cast) and x.x.type.dtype is DType.I8 else None
+
+
 def _is_dequantised(found: Bindings) -> bool:
     """One step a row, one scale a tensor or column, and an exact sum."""
     q, s, w = (found[name].type for name in ("q", "s", "w"))
@@ -78,8 +105,8 @@ def dequantised(q: Value, s: Value, w: Value) -> tuple[Value, Value]:
 
 
 RULES = (
-    ternary_linear, ternary_linear_bias, ternary_linear_deferred, ternary_linear_deferred_bias,
-    ternary_linear_of_integers, dequantised,
+    ternary_linear_groups, ternary_linear, ternary_linear_bias, ternary_linear_deferred,
+    ternary_linear_deferred_bias, ternary_linear_of_integers, dequantised,
 )  # fmt: skip
 
 
@@ -95,6 +122,4 @@ def why_dense(op: Linear) -> str:
     """Why a linear layer is still a MatMul."""
     if not isinstance(op.w, ExpandTernary):
         return "dense weights"
-    if op.w.scale.type.rank == 2:
-        return f"ternary weights with a scale a group of columns ({op.w.scale.type}): kept dense"
     return "ternary weights, but its input is not quantised to int8 (W1.58A16): kept dense"

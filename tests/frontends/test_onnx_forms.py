@@ -208,7 +208,7 @@ def test_zero_points_of_integer_products(tmp_path: Path) -> None:
     assert np.array_equal(interpreted(imported(path), x)[0], wanted)
 
 
-def test_a_scale_for_each_group_of_columns_is_told(tmp_path: Path) -> None:
+def test_a_scale_for_each_group_of_columns(tmp_path: Path) -> None:
     scales = (1 + RNG.random((GROUPS, ROWS))).astype(F32)
     form: Form = (
         [
@@ -220,8 +220,12 @@ def test_a_scale_for_each_group_of_columns_is_told(tmp_path: Path) -> None:
     )
     path = saved(tmp_path, form)
     done = imported(path)
-    assert not done.layers[0].ternary
-    assert "a scale a group of columns" in done.layers[0].why
+    (layer,) = done.layers
+    assert (layer.ternary, layer.granularity) == (True, f"group of {GROUP}")
+    assert (layer.rows, layer.columns) == (ROWS, COLUMNS)
+    assert layer.scale == pytest.approx(scales.mean())
+    assert layer.zeros == pytest.approx((TRITS == 0).mean())
+    assert layer.quantiser is not None
     assert error(interpreted(done, X)[0], runtime(path, X)[0]) <= 1e-6
 
 
