@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Literal
 
 import numpy as np
@@ -32,7 +31,7 @@ class Imported:
     kind: "causal_lm" takes (ids i64[B, T], lengths i64[B], states) and returns logits f32[B, T, V]
         and the states; "module" takes and returns whatever was traced.
     config: the model's own configuration, as found.
-    tokenizer: the tokenizer.json, where there is one.
+    tokenizer: gives the content of a tokenizer.json, where there is one.
     source: the file, folder or class that it comes from.
     context: how many positions the caches hold; None where the state does not grow.
     """
@@ -42,7 +41,7 @@ class Imported:
     kind: Kind
     source: str
     config: Mapping[str, object] = field(default_factory=dict[str, object])
-    tokenizer: Path | None = None
+    tokenizer: Callable[[], bytes] | None = None
     vocab_size: int | None = None
     eos_token_ids: tuple[int, ...] = ()
     max_positions: int | None = None

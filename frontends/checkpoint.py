@@ -1,4 +1,4 @@
-"""Load a model folder in Hugging Face layout: config.json, safetensors, tokenizer.json.
+"""Load a folder in Hugging Face layout (config.json, safetensors, tokenizer) or a GGUF file.
 
 The model is traced on the meta device; weights stay in their files until something reads them.
 """
@@ -7,29 +7,40 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, cast
+from typing import TYPE_CHECKING, Any, cast
 
 from mmc.errors import MmcError
 from mmc.frontends.base import Imported, Stored
 from mmc.frontends.models.config_fields import ConfigFields
 from mmc.frontends.safetensors_file import read_file
+from mmc.frontends.tokenizer_files import tokenizer_of
+
+if TYPE_CHECKING:
+    from mmc.frontends.models.bit_linear import Storage
 
 Store = Mapping[str, Stored]
 
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """A folder that has been looked through: its configuration and what tensors it holds.
+    """A folder or file that has been looked through: its configuration, what tensors it holds.
 
     context: how many positions a cache shall hold; None for what the model's family chooses.
+    storage: how matrices are held whose tensors do not tell.  source: where the configuration is.
     """
 
     path: Path
     config: Mapping[str, object]
     store: Store
     context: int | None = None
+    storage: Mapping[str, Storage] = field(default_factory=dict[str, "Storage"])
+    tokenizer: Callable[[], bytes] | None = None
+
+    @property
+    def source(self) -> str:
+        return str(self.path / "config.json" if self.path.is_dir() else self.path)
 
 
 LoadModel = Callable[[Checkpoint], Imported]
@@ -55,33 +66,40 @@ MODELS: dict[str, Callable[[], LoadModel]] = {
 """model_type to the loader; it is imported only when it is asked for."""
 
 
-def load(path: str | Path, context: int | None = None) -> Imported:
-    """The model in the folder; context: how many positions its caches shall hold, if it has any.
+def load(path: str | Path, context: int | None = None, i2s: str | None = None) -> Imported:
+    """The model in the folder or file; context: how many positions its caches shall hold, if any.
 
-    Raises MmcError, which names the file, key or tensor, for a folder that is not whole, a model
-    type that is not known, and tensors that are missing, unexpected or of the wrong shape.
+    i2s: how the I2_S matrices of a GGUF file are laid out.  Raises MmcError, which names the file,
+    key or tensor, for a folder that is not whole, a model type that is not known, and tensors that
+    are missing, unexpected or of the wrong shape.
     """
-    path = Path(path)
-    if not path.is_dir():
-        raise MmcError("there is no such folder", str(path))
-    config = read_json(path / "config.json")
-    found = config.get("model_type")
+    checkpoint = open_checkpoint(Path(path), context, i2s)
+    found = checkpoint.config.get("model_type")
     if not isinstance(found, str) or found not in MODELS:
         raise MmcError(
-            f"model_type {found!r} is not known",
-            str(path / "config.json"),
-            f"known: {', '.join(MODELS)}",
+            f"model_type {found!r} is not known", checkpoint.source, f"known: {', '.join(MODELS)}"
         )
-    imported = MODELS[found]()(Checkpoint(path, config, read_store(path), context))
-    fields = ConfigFields(config, str(path / "config.json"))
-    tokenizer = path / "tokenizer.json"
+    imported = MODELS[found]()(checkpoint)
+    fields = ConfigFields(checkpoint.config, checkpoint.source)
     return replace(
         imported,
         source=str(path),
-        config=config,
-        tokenizer=tokenizer if tokenizer.is_file() else None,
+        config=checkpoint.config,
+        tokenizer=checkpoint.tokenizer,
         eos_token_ids=fields.token_ids("eos_token_id"),
     )
+
+
+def open_checkpoint(path: Path, context: int | None = None, i2s: str | None = None) -> Checkpoint:
+    """What is in the folder or the GGUF file; nothing of a tensor is read yet."""
+    if path.suffix == ".gguf" and not path.is_dir():
+        from mmc.frontends.models.gguf_checkpoint import open_gguf
+
+        return open_gguf(path, context, i2s)
+    if not path.is_dir():
+        raise MmcError("there is no such folder", str(path))
+    config = read_json(path / "config.json")
+    return Checkpoint(path, config, read_store(path), context, tokenizer=tokenizer_of(path))
 
 
 def read_json(path: Path) -> dict[str, Any]:

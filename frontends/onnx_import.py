@@ -24,6 +24,7 @@ from mmc.frontends.onnx_file import OWN_DOMAIN, read_model
 from mmc.frontends.onnx_table import TABLE
 from mmc.frontends.onnx_walk import Model, Walk, spelt
 from mmc.frontends.operands import Unsupported
+from mmc.frontends.tokenizer_files import tokenizer_of
 from mmc.ir.graph import Graph, graph_of
 from mmc.ir.op import Value
 from mmc.ir.ops.source import Input
@@ -151,7 +152,6 @@ def _imported(
     if len(renamed) != len(outputs) or len(names) != len(inputs):
         raise MmcError("two inputs or two outputs have one name", str(path))
     graph = graph_of("main", renamed, inputs)
-    tokenizer = path.parent / "tokenizer.json"
     own = source.metadata_props.get(f"{OWN_DOMAIN}.eos_token_ids", "")
     eos = tuple(int(i) for i in own.split() if i.isdigit())
     if not _is_language_model(graph, states):
@@ -162,7 +162,7 @@ def _imported(
         model.tensors,
         "causal_lm",
         str(path),
-        tokenizer=tokenizer if tokenizer.is_file() else None,
+        tokenizer=tokenizer_of(path.parent),
         vocab_size=vocabulary if isinstance(vocabulary, int) else None,
         eos_token_ids=eos,
     )

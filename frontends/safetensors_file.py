@@ -8,15 +8,13 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
 from math import prod
 from pathlib import Path
 from typing import Any, TypeGuard, cast
 
-import numpy as np
-
 from mmc.errors import MmcError
 from mmc.frontends.base import Stored
+from mmc.frontends.tensor_file import Entry, TensorLoader, refuse_overlaps
 from mmc.ir.types import DType, TensorType
 
 _DTYPES = {
@@ -31,14 +29,6 @@ _DTYPES = {
 }
 _LONGEST_HEADER = 100_000_000
 """The format's own limit, in bytes."""
-
-
-@dataclass(frozen=True)
-class Entry:
-    name: str
-    type: TensorType
-    begin: int
-    end: int
 
 
 def read_file(path: Path) -> dict[str, Stored]:
@@ -58,8 +48,8 @@ def read_file(path: Path) -> dict[str, Stored]:
         raise MmcError(f"cannot read: {error.strerror}", str(path)) from error
     start = 8 + length
     entries = [_entry(n, spec, size - start, path) for n, spec in header.items()]
-    _refuse_overlaps(entries, path)
-    return {e.name: Stored(e.name, e.type, _Loader(path, start, e)) for e in entries}
+    refuse_overlaps(entries, path)
+    return {e.name: Stored(e.name, e.type, TensorLoader(path, start, e)) for e in entries}
 
 
 def _parse_header(text: bytes, path: Path) -> dict[str, Any]:
@@ -98,49 +88,3 @@ def _are_sizes(value: Any) -> TypeGuard[list[int]]:
     if not isinstance(value, list):
         return False
     return all(type(i) is int and i >= 0 for i in cast(list[Any], value))
-
-
-def _refuse_overlaps(entries: list[Entry], path: Path) -> None:
-    last: Entry | None = None
-    for entry in sorted(entries, key=lambda e: (e.begin, e.end)):
-        if last and entry.begin < last.end:
-            raise MmcError(f"tensors {last.name!r} and {entry.name!r} overlap", str(path))
-        last = entry
-
-
-@dataclass
-class _Loader:
-    """Reads one tensor; the first time, also checks that every element is a number."""
-
-    path: Path
-    start: int
-    entry: Entry
-    checked: bool = False
-
-    def __call__(self) -> np.ndarray:
-        entry = self.entry
-        shape = tuple(int(str(d)) for d in entry.type.shape)
-        if entry.begin == entry.end:
-            return np.zeros(shape, entry.type.dtype.numpy)
-        try:
-            size = entry.end - entry.begin
-            raw = np.memmap(self.path, np.uint8, "r", self.start + entry.begin, (size,))
-        except (OSError, ValueError) as error:  # it was whole when the header was read
-            raise MmcError(f"cannot read tensor {entry.name!r}: {error}", str(self.path)) from error
-        # A plain view: np.memmap as a class slows every later slice down.
-        array = raw.view(np.ndarray).view(entry.type.dtype.numpy).reshape(shape)
-        if not self.checked and entry.type.dtype.is_float:
-            refuse_nan(array, f"{self.path}, tensor {entry.name!r}")
-        self.checked = True
-        return array
-
-
-def refuse_nan(array: np.ndarray, where: str) -> None:
-    """Raise MmcError if an element is NaN or infinite; 16-bit floats are told by their bits."""
-    if array.dtype.itemsize == 2:
-        mask = np.uint16(0x7C00 if array.dtype == np.float16 else 0x7F80)
-        bad = (array.view(np.uint16) & mask) == mask
-    else:
-        bad = ~np.isfinite(array)
-    if count := int(np.count_nonzero(bad)):
-        raise MmcError(f"{count} of {array.size} elements are NaN or infinite", where)

@@ -35,16 +35,17 @@ def compile(
     board: str | None = None,
     target_tps: float | None = None,
     context: int | None = None,
+    i2s: str | None = None,
     check: bool = False,
     no_fallback: bool = False,
     require_matmul_free: bool = False,
     dump_ir: str | Path | None = None,
     progress: Progress = lambda _, __: None,
 ) -> Artifact:
-    """Compile a model directory, an ONNX file, an nn.Module or an ExportedProgram for a target.
+    """Compile a model directory, a file, an nn.Module or an ExportedProgram for a target.
 
-    source: a directory in Hugging Face layout, a file MODEL.onnx, or a module together with
-        `example_inputs`.
+    source: a directory in Hugging Face layout, a file MODEL.onnx or MODEL.gguf, or a module
+        together with `example_inputs`.
     dynamic_shapes: as for torch.export; `Dim("B")` becomes the symbol B.
     out: where the artefact goes; a new folder in the temporary directory where it is None.
     weights: packing of ternary weights: "2bit", "1.67bit", "1.6bit", or "auto" for the fastest.
@@ -54,6 +55,8 @@ def compile(
     embedding: "int8" rounds the embedding to 8 bits; None leaves it as it is.
     tuning: a file that `mmc tune` wrote for a model of these shapes.
     context: how many positions the caches of a Transformer hold; None for at most 4096.
+    i2s: which trits share a byte in a GGUF file with I2_S matrices: "128", "64" or "rows"; None
+    tells it by the values.
     check: run every pass's graphs before and after on probe inputs, and every kernel.
     Raises MmcError; nothing half-written stays.  For the target fpga the result is a `FpgaModel`.
     """
@@ -73,6 +76,7 @@ def compile(
         board=board,
         target_tps=target_tps,
         context=context,
+        i2s=i2s,
     )
     made = compile_source(source, folder, options, progress, example_inputs, dynamic_shapes)
     return _FACES.get(made.manifest["target"], Artifact)(made.path, made.manifest)
@@ -89,7 +93,9 @@ def compile_source(
     """`compile` with its options in one record, as the command line has them."""
     refuse_early(folder, options)
     with own_world():
-        imported = import_source(source, example_inputs, dynamic_shapes, options.context)
+        imported = import_source(
+            source, example_inputs, dynamic_shapes, options.context, options.i2s
+        )
         if options.context is not None and imported.context is None:
             raise MmcError("the model has no caches", "--context", "leave it out")
         return compile_model(imported, folder, options, progress)
@@ -100,8 +106,11 @@ def import_source(
     example_inputs: tuple[Any, ...] | None = None,
     dynamic_shapes: Any = None,
     context: int | None = None,
+    i2s: str | None = None,
 ) -> Imported:
     """The model in the IR, by the frontend that fits."""
+    if i2s is not None and (not isinstance(source, str | Path) or Path(source).suffix != ".gguf"):
+        raise MmcError("only matrices in a GGUF file are I2_S", "--i2s", "leave it out")
     if isinstance(source, str | Path) and Path(source).suffix == ".onnx":
         from mmc.frontends.onnx_import import load_onnx
 
@@ -109,7 +118,7 @@ def import_source(
     if isinstance(source, str | Path):
         from mmc.frontends.checkpoint import load as load_checkpoint
 
-        return load_checkpoint(Path(source), context)
+        return load_checkpoint(Path(source), context, i2s)
     from mmc.frontends.torch_export import import_module
 
     return import_module(source, example_inputs or (), dynamic_shapes)

@@ -109,7 +109,7 @@ def write_artifact(
             progress("check kernels", 0.95)
             _write_certificate(folder, contents, target, options)
         if contents.imported.tokenizer is not None:
-            shutil.copyfile(contents.imported.tokenizer, folder / "tokenizer.json")
+            (folder / "tokenizer.json").write_bytes(contents.imported.tokenizer())
         manifest = _manifest(contents, weights, dict(built.facts))
         (folder / "report.html").write_text(render_report(manifest, contents))
         seal(folder, manifest)

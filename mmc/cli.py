@@ -47,7 +47,7 @@ Debug = Annotated[
 ]
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object.")]
 Checkpoint = Annotated[
-    Path, typer.Argument(help="A model directory in Hugging Face layout, or MODEL.onnx.")
+    Path, typer.Argument(help="A directory in Hugging Face layout, MODEL.gguf or MODEL.onnx.")
 ]
 Out = Annotated[Path, typer.Argument(help="An artefact that `mmc compile` wrote.")]
 
@@ -152,6 +152,9 @@ def compile_command(
         int | None,
         typer.Option(min=1, help="How many positions the caches of a Transformer hold."),
     ] = None,
+    i2s: Annotated[
+        str | None, typer.Option(help="Trits that share a byte of I2_S in GGUF: 128, 64 or rows.")
+    ] = None,
     no_fallback: Annotated[
         bool, typer.Option("--no-fallback", help="Fail where a part would take a slow path.")
     ] = False,
@@ -168,7 +171,7 @@ def compile_command(
     folder = out or Path(f"{checkpoint.resolve().name}-{target.replace(':', '-')}")
     options = CompileOptions(
         target, weights, check, no_fallback, require_matmul_free, dump_ir, print_after, mcpu,
-        embedding, tuning, board, target_tps, context,
+        embedding, tuning, board, target_tps, context, i2s,
     )  # fmt: skip
     with _Bar() as bar:
         artifact = compile_source(checkpoint, folder, options, bar)
@@ -307,7 +310,9 @@ def estimate_command(
 
 @app.command()
 def inspect(
-    source: Annotated[Path, typer.Argument(help="A model directory, MODEL.onnx or an artefact.")],
+    source: Annotated[
+        Path, typer.Argument(help="A model directory, MODEL.gguf, MODEL.onnx or an artefact.")
+    ],
     as_json: Json = False,
     debug: Debug = False,
 ) -> None:

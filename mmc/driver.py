@@ -55,6 +55,7 @@ class CompileOptions:
     board: str | None = None
     target_tps: float | None = None
     context: int | None = None
+    i2s: str | None = None
 
     @property
     def build(self) -> BuildOptions:

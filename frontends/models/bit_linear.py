@@ -16,13 +16,16 @@ from torch import Tensor, nn
 
 import mmc.frontends.models.operators  # noqa: F401  # pyright: ignore[reportUnusedImport]
 
-Storage = Literal["master", "ternary", "packed_multiply", "packed_divide"]
+Storage = Literal["master", "quantised", "ternary", "packed_multiply", "packed_divide"]
 """How a checkpoint holds a matrix.
 
-master: floats, made ternary on the fly.  ternary: int8 in {-1, 0, 1} times weight_scale.
+master: floats, made ternary on the fly.  quantised: floats that are a scale times -1, 0 or 1.
+ternary: int8 in {-1, 0, 1} times weight_scale.
 packed_*: uint8 [N/4, K], four rows of blocks to a byte as Hugging Face packs them (rows r, N/4 + r,
 N/2 + r, 3N/4 + r from the lowest bits up, each plus one), times or divided by weight_scale.
 """
+
+_FLOATS = ("master", "quantised")
 
 ROUNDINGS: dict[str, Callable[[Tensor], Tensor]] = {
     "half_away": torch.ops.mmc.round_half_away.default,
@@ -78,13 +81,13 @@ class BitLinear(nn.Module):
         self.storage: Storage = storage
         eps = quantiser.norm_eps
         self.norm = nn.Identity() if eps is None else RmsNorm(inputs, eps)
-        if storage == "master":
+        if storage in _FLOATS:
             self.weight = nn.Parameter(torch.empty(outputs, inputs))
         elif storage == "ternary":
             self.register_buffer("weight", torch.empty(outputs, inputs, dtype=torch.int8))
         else:
             self.register_buffer("weight", torch.empty(outputs // 4, inputs, dtype=torch.uint8))
-        if storage != "master":
+        if storage not in _FLOATS:
             self.register_buffer("weight_scale", torch.empty(1))
 
     def forward(self, x: Tensor) -> Tensor:
@@ -100,6 +103,8 @@ class BitLinear(nn.Module):
         match self.storage:
             case "master":
                 return self.quantiser.weights(self.weight)
+            case "quantised":
+                return self.weight
             case "ternary":
                 return self.weight.to(torch.float32) * self.weight_scale
             case "packed_multiply":

@@ -45,6 +45,15 @@ class ConfigFields:
             raise MmcError(f"{key!r} is {value}, not positive and finite", self.source)
         return value
 
+    def reals(self, key: str) -> tuple[float, ...]:
+        """A list of numbers that are positive and finite, or nothing."""
+        value = self.values.get(key, [])
+        if not isinstance(value, list):
+            raise MmcError(f"{key!r} is {value!r}, not a list", self.source)
+        listed = cast(list[object], value)
+        each = ConfigFields({f"{key}[{n}]": x for n, x in enumerate(listed)}, self.source)
+        return tuple(each.real(name) for name in each.values)
+
     def flag(self, key: str, default: bool | None = None) -> bool:
         return self._typed(key, bool, default)
 

@@ -23,7 +23,7 @@ from mmc.ir.types import DType, TensorType
 def storage_of(checkpoint: Checkpoint, source: str) -> dict[str, Storage]:
     """How each matrix is held: integers are ternary already."""
     packed = _packed_form(checkpoint.config, source)
-    found: dict[str, Storage] = {}
+    found = dict(checkpoint.storage)
     for name, stored in checkpoint.store.items():
         if f"{name}_scale" in checkpoint.store:
             if stored.type.dtype is DType.I8:

@@ -23,9 +23,20 @@ _UNUSED = re.compile(r"model\.layers\.\d+\.self_attn\.rotary_emb\.inv_freq|lm_he
 """Older checkpoints hold the frequencies, some the head although it is the embedding."""
 
 
+_SUB_NORMS = {".inner_attn_ln.": ".attn_sub_norm.", ".ffn_layernorm.": ".ffn_sub_norm."}
+"""1bitLLM's names to those of transformers."""
+
+
+def _renamed(stored: Stored) -> Stored:
+    name = stored.name
+    for theirs, ours in _SUB_NORMS.items():
+        name = name.replace(theirs, ours)
+    return replace(stored, name=name)
+
+
 def load_transformer(checkpoint: Checkpoint) -> Imported:
     """The model of (ids, lengths, states); raises MmcError where tensors and config disagree."""
-    source = str(checkpoint.path / "config.json")
+    source = checkpoint.source
     config = TransformerConfig.parse(checkpoint.config, source)
     context = checkpoint.context or min(config.max_positions, MOST_CONTEXT)
     if context > config.max_positions:
@@ -38,7 +49,8 @@ def load_transformer(checkpoint: Checkpoint) -> Imported:
     tied = {"lm_head.weight": "model.embed_tokens.weight"} if config.tie_word_embeddings else {}
     frequencies = config.rope.frequencies(config.head_size)
     made = Stored(FREQUENCIES, TensorType(DType.F32, frequencies.shape), lambda: frequencies)
-    store = {**checkpoint.store, FREQUENCIES: made}
+    store = {each.name: each for each in map(_renamed, checkpoint.store.values())}
+    store[FREQUENCIES] = made
     weights = matched(module, store, str(checkpoint.path), tied=tied, unused=_UNUSED)
     return replace(
         import_causal_lm(module, weights),

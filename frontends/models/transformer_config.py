@@ -26,6 +26,7 @@ class Rope:
 
     kind: "default", "linear" (divided by factor), or "llama3" (long waves are divided, short ones
     stay, between `low` and `high` it is mixed, for what was trained with `original` positions).
+    factors: what each frequency is divided by besides (GGUF).
     dtype: "bfloat16" where the frequencies are rounded to it, as they are in a module that was cast
     as a whole; transformers keeps them in float32.
     """
@@ -36,6 +37,7 @@ class Rope:
     low: float = 1.0
     high: float = 4.0
     original: int = 8192
+    factors: tuple[float, ...] = ()
     dtype: str = "float32"
 
     def frequencies(self, width: int) -> np.ndarray:
@@ -47,6 +49,8 @@ class Rope:
             kept = np.clip((waves - self.low) / (self.high - self.low), 0, 1)
             plain = kept * plain + (1 - kept) * plain / self.factor
         plain = plain / self.factor if self.kind == "linear" else plain
+        if self.factors:
+            plain = plain / np.asarray(self.factors, np.float32)
         return plain.astype(DType[_DTYPES[self.dtype]].numpy).astype(np.float32)
 
     @staticmethod
@@ -63,9 +67,10 @@ class Rope:
             raise MmcError("'partial_rotary_factor' is not 1", own.source)
         stretched = kind != "default"
         rope = Rope(
-            theta.real("rope_theta", 500000.0 if is_bitnet(fields) else 10000.0),
+            theta.real("rope_theta", 500000.0 if is_transformers_bitnet(fields) else 10000.0),
             kind,
             own.real("factor") if stretched else 1.0,
+            factors=own.reals("factors"),
             dtype=fields.choice("rope_dtype", tuple(_DTYPES), "float32"),
         )
         if kind != "llama3":
@@ -115,7 +120,8 @@ class TransformerConfig:
     def parse(values: Mapping[str, object], source: str = "config.json") -> TransformerConfig:
         """Raises MmcError naming the key that is missing, of the wrong type, or impossible."""
         fields = ConfigFields(values, source)
-        bitnet = is_bitnet(fields)
+        bitnet, in_transformers = is_bitnet(fields), is_transformers_bitnet(fields)
+        _refuse_other_bits(fields)
         hidden, heads = fields.whole("hidden_size"), fields.whole("num_attention_heads")
         quantised, dense = _quantisation(fields)
         config = TransformerConfig(
@@ -126,8 +132,10 @@ class TransformerConfig:
             heads=heads,
             groups=fields.whole("num_key_value_heads", heads),
             head_size=fields.whole("head_dim", max(hidden // heads, 1)),
-            activation=fields.choice("hidden_act", ACTIVATIONS, "relu2" if bitnet else "silu"),
-            rms_norm_eps=fields.real("rms_norm_eps", 1e-5 if bitnet else 1e-6),
+            activation=fields.choice(
+                "hidden_act", ACTIVATIONS, "relu2" if in_transformers else "silu"
+            ),
+            rms_norm_eps=fields.real("rms_norm_eps", 1e-5 if in_transformers else 1e-6),
             rope=Rope.parse(fields),
             max_positions=fields.whole("max_position_embeddings", 2048),
             tie_word_embeddings=fields.flag("tie_word_embeddings", False),
@@ -149,12 +157,33 @@ class TransformerConfig:
             )
         if self.head_size % 2:
             raise MmcError(f"heads have {self.head_size} columns: RoPE turns pairs", source)
+        if len(self.rope.factors) not in (0, self.head_size // 2):
+            raise MmcError(
+                f"{len(self.rope.factors)} RoPE factors, {self.head_size // 2} expected", source
+            )
         if self.quantised and (self.attention_bias or self.mlp_bias):
             raise MmcError("'attention_bias' and 'mlp_bias' go with dense layers only", source)
 
 
 def is_bitnet(fields: ConfigFields) -> bool:
+    return is_transformers_bitnet(fields) or is_1bitllm(fields)
+
+
+def is_transformers_bitnet(fields: ConfigFields) -> bool:
     return fields.values.get("model_type") == "bitnet"
+
+
+def is_1bitllm(fields: ConfigFields) -> bool:
+    """1bitLLM/bitnet_b1_58-*: BitNet under the model_type llama, with names of its own."""
+    named = fields.values.get("architectures")
+    return isinstance(named, list) and "BitnetForCausalLM" in cast(list[object], named)
+
+
+def _refuse_other_bits(fields: ConfigFields) -> None:
+    """1bitLLM's layers count their bits."""
+    for key, known in (("weight_bits", 1), ("input_bits", 8)):
+        if is_1bitllm(fields) and fields.whole(key, known) != known:
+            raise MmcError(f"{key!r} is {fields.values[key]}, not {known}", fields.source)
 
 
 def _quantisation(fields: ConfigFields) -> tuple[bool, tuple[str, ...]]:

@@ -45,10 +45,12 @@ OWNERS = {
     "onnx_ir": ("mmc.frontends.onnx",),
     "onnxscript": ("mmc.frontends.onnx",),
     "onnxruntime": ("mmc.frontends.onnx",),
+    "gguf": ("mmc.frontends.gguf",),
+    "sentencepiece": ("mmc.frontends.tokenizer",),
 }
 
 # Packages that an installation may lack: no module may need them to be imported.
-OPTIONAL = {"cuda"}
+OPTIONAL = {"cuda", "gguf", "sentencepiece"}
 
 
 @dataclass(frozen=True)

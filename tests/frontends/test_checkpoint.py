@@ -94,7 +94,8 @@ def index(folder: Path, weight_map: object) -> None:
 def test_facts(whole: Imported) -> None:
     assert whole.kind == "causal_lm"
     assert (whole.vocab_size, whole.max_positions, whole.eos_token_ids) == (12, 64, (2, 5))
-    assert whole.tokenizer == Path(whole.source) / "tokenizer.json"
+    assert whole.tokenizer is not None
+    assert whole.tokenizer() == Path(whole.source, "tokenizer.json").read_bytes()
     assert whole.config == CONFIG
 
 

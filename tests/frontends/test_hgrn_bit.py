@@ -223,7 +223,8 @@ def test_example_facts() -> None:
     found = example()
     assert (found.kind, found.vocab_size, found.max_positions) == ("causal_lm", 8192, 2048)
     assert found.eos_token_ids == (0,)
-    assert found.tokenizer == EXAMPLE / "tokenizer.json"
+    assert found.tokenizer is not None
+    assert found.tokenizer() == (EXAMPLE / "tokenizer.json").read_bytes()
     assert found.config["model_type"] == "hgrn_bit"
     assert all(op.declared.dtype is DType.BF16 for op in found.graph.weights)
     assert len(found.graph.weights) == len(found.tensors) == 95

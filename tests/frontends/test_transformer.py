@@ -76,6 +76,7 @@ def test_graph_is_the_module(changes: Mapping[str, Any]) -> None:
         ({"rope_scaling": {"type": "yarn", "factor": 2.0}}, "'type' is 'yarn'"),
         ({"rope_scaling": {"rope_type": "linear"}}, "'factor' is None"),
         ({"rope_parameters": {"partial_rotary_factor": 0.5}}, "'partial_rotary_factor' is not 1"),
+        ({"architectures": ["BitnetForCausalLM"], "weight_bits": 2}, "'weight_bits' is 2, not 1"),
         ({"quantization_config": {"quant_method": "gptq"}}, "'quant_method' is 'gptq'"),
         (
             {"quantization_config": {"quant_method": "bitnet", "use_rms_norm": True}},
