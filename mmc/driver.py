@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -16,7 +17,7 @@ from mmc.errors import MmcError
 from mmc.ir.graph import Graph
 from mmc.ir.ops.attention import POSITION
 from mmc.ir.types import static_shape
-from mmc.layers import Layer, Recurrence, linear_layers, recurrences
+from mmc.layers import Layer, Recurrence, doubtful_scales, linear_layers, recurrences
 from mmc.passes.base import Pass
 from mmc.passes.check import PassCheck, check_pass
 from mmc.passes.manager import PassManager, Step
@@ -26,6 +27,8 @@ from mmc.targets.registry import load_target
 
 if TYPE_CHECKING:
     from mmc.frontends.base import Imported, Kind
+
+_log = logging.getLogger(__name__)
 
 FIND: tuple[str, ...] = PASSES[: PASSES.index("find-recurrence") + 1]
 """The passes that recognise what a model is."""
@@ -91,6 +94,8 @@ def analyse(imported: Imported, progress: Progress = lambda _, __: None) -> Comp
     manager = PassManager(imported.tensors, lambda name: progress(name, 0.2))
     core = manager.run(imported.graph, [load_pass(name) for name in FIND])
     layers = linear_layers(core, imported.tensors, manager.steps)
+    if doubt := doubtful_scales(layers):
+        _log.warning("%s: %s", imported.source, doubt)
     return Compilation(imported, manager, core, layers, recurrences(core, manager.steps))
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
+from statistics import median
 from typing import Any
 
 import numpy as np
@@ -65,6 +66,25 @@ def linear_layers(graph: Graph, tensors: Tensors, steps: Sequence[Step]) -> list
         elif isinstance(op, Matmul | Attention):
             found.append(_dense(op, "a product of two activations"))
     return found
+
+
+def doubtful_scales(layers: Sequence[Layer]) -> str:
+    """What speaks against the direction of the scales; empty where nothing does.
+
+    A row of a trained matrix has a length of about one, so that its trits are multiplied by much
+    less than one.  Formats disagree on whether they store mean|w|, to multiply by, or its inverse.
+    """
+    scales = [layer.scale for layer in layers if layer.scale]
+    above = [scale for scale in scales if scale > 1]
+    if 2 * len(above) <= len(scales):
+        return ""
+    middle = median(above)
+    return (
+        f"{len(above)} of {len(scales)} ternary layers multiply by a scale above 1 (the middle one "
+        f"by {middle:.3g}): 1/s may have been given where s was meant ({1 / middle:.3g}).  In a "
+        "quantization_config, linear_class 'autobitlinear' multiplies by weight_scale and "
+        "'bitlinear' divides by it"
+    )
 
 
 def recurrences(graph: Graph, steps: Sequence[Step]) -> list[Recurrence]:
