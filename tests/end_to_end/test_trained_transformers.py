@@ -1,12 +1,18 @@
 """Trained Transformers against the logits of their original code, where somebody has them.
 
-    MMC_TRAINED=FOLDER pytest --long tests/end_to_end/test_trained_transformers.py
+    export TORCHDYNAMO_DISABLE=1 MMC_TRAINED=FOLDER
+    pytest --long tests/end_to_end/test_trained_transformers.py
 
 FOLDER holds bitnet-17m and llama-17m, each a checkpoint with golden.safetensors: `input_ids`
-i64 [2, 128] and `logits_fp32` f32 [128, V] of row 0.  They are too large for this repository.  The
-code that made the logits had cast the whole module to bfloat16 before, so the frequencies of the
-rotary embedding as well: `rope_dtype` says so.
+i64 [2, 128] and `logits_fp32` f32 [128, V] of row 0.  They are too large for this repository.
+
+The code that made those logits had cast the whole module to bfloat16 before, the frequencies of the
+rotary embedding with it; transformers keeps them in float32 in whatever type it loads these
+folders.  So they are compared twice: with the golden logits by way of `rope_dtype`, and as they are
+with what transformers, where it is installed, computes from the same folder.
 """
+
+# pyright: basic, reportMissingImports=false
 
 from __future__ import annotations
 
@@ -17,10 +23,14 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from safetensors.numpy import load_file
 
 import mmc
+from mmc.frontends.checkpoint import read_store
+from mmc.frontends.i2s import I2sLayout, choose_layout
 from tests.end_to_end.compiled import workspace
+from tests.frontends.gguf_files import pack_i2s
 
 FOLDER = os.environ.get("MMC_TRAINED", "")
 pytestmark = [
@@ -30,15 +40,15 @@ pytestmark = [
 
 
 @cache
-def model(name: str) -> mmc.Model:
-    source = workspace() / f"trained-{name}"
+def model(name: str, rope_dtype: str) -> mmc.Model:
+    source = workspace() / f"trained-{name}-{rope_dtype}"
     source.mkdir()
     for file in Path(FOLDER, name).resolve().iterdir():
         (source / file.name).symlink_to(file)
     config = json.loads((source / "config.json").read_text())
     (source / "config.json").unlink()
-    (source / "config.json").write_text(json.dumps({**config, "rope_dtype": "bfloat16"}))
-    out = workspace() / f"trained-{name}-cpu"
+    (source / "config.json").write_text(json.dumps({**config, "rope_dtype": rope_dtype}))
+    out = workspace() / f"trained-{name}-{rope_dtype}-cpu"
     mmc.compile(source, out=out, mcpu="native")
     loaded = mmc.load(out)
     assert isinstance(loaded, mmc.Model)
@@ -50,21 +60,76 @@ def golden(name: str) -> dict[str, np.ndarray]:
     return load_file(Path(FOLDER, name, "golden.safetensors"))
 
 
+def errors(found: np.ndarray, wanted: np.ndarray) -> np.ndarray:
+    """Of each position, over the largest logit."""
+    return np.abs(found - wanted).max(-1) / np.abs(wanted).max()
+
+
 @pytest.mark.parametrize(
     ("name", "exact", "bound"), [("llama-17m", 128, 1e-5), ("bitnet-17m", 2, 0.02)]
 )
 def test_logits_are_those_of_the_original_code(name: str, exact: int, bound: float) -> None:
     """The first `exact` positions within 1e-5: behind them activations round the other way."""
-    wanted = golden(name)["logits_fp32"]
-    found = model(name).forward(golden(name)["input_ids"][:1])[0]
-    error = np.abs(found - wanted).max(-1) / np.abs(wanted).max()
+    found = model(name, "bfloat16").forward(golden(name)["input_ids"][:1])[0]
+    error = errors(found, golden(name)["logits_fp32"])
     assert error[:exact].max() <= 1e-5
     assert error.max() <= bound
 
 
+def of_transformers(name: str, rounded: bool) -> np.ndarray:
+    """Logits of row 0; rounded: with frequencies that were cast to bfloat16 and back."""
+    transformers = pytest.importorskip("transformers")
+    folder = Path(FOLDER, name).resolve()
+    theirs = transformers.AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32).eval()
+    rotary = theirs.model.rotary_emb
+    assert rotary.inv_freq.dtype is torch.float32
+    if rounded:
+        rotary.inv_freq = rotary.inv_freq.bfloat16().float()
+    with torch.no_grad():
+        return theirs(torch.tensor(golden(name)["input_ids"][:1])).logits[0].numpy()
+
+
+@pytest.mark.parametrize(
+    ("name", "exact", "bound"), [("llama-17m", 128, 1e-5), ("bitnet-17m", 1, 0.02)]
+)
+def test_logits_are_those_of_transformers(name: str, exact: int, bound: float) -> None:
+    found = model(name, "float32").forward(golden(name)["input_ids"][:1])[0]
+    error = errors(found, of_transformers(name, rounded=False))
+    assert error[:exact].max() <= 1e-5
+    assert error.max() <= bound
+
+
+@pytest.mark.parametrize(
+    ("name", "rounded", "first", "all_"),
+    [
+        ("llama-17m", False, 2e-5, 8e-4),
+        ("llama-17m", True, 7e-7, 1e-6),
+        ("bitnet-17m", False, 3e-3, 1e-2),
+        ("bitnet-17m", True, 2e-3, 9e-3),
+    ],
+)
+def test_how_far_transformers_itself_is(
+    name: str, rounded: bool, first: float, all_: float
+) -> None:
+    """From the golden logits: in the first four positions, and in all."""
+    error = errors(of_transformers(name, rounded), golden(name)["logits_fp32"])
+    assert error[:4].max() == pytest.approx(first, rel=0.5)
+    assert error.max() == pytest.approx(all_, rel=0.5)
+
+
+@pytest.mark.parametrize("layout", ["128", "rows"])
+def test_the_layout_of_i2s_is_told_by_trained_weights(layout: I2sLayout) -> None:
+    store = read_store(Path(FOLDER, "bitnet-17m"))
+    floats = [s.load().astype(np.float32) for n, s in store.items() if n.endswith("_proj.weight")]
+    trits = [np.clip(np.round(w / np.abs(w).mean()), -1, 1).astype(np.int8) for w in floats]
+    packed = [(pack_i2s(t, 1.0, layout), t.shape) for t in trits]
+    for first in range(0, len(packed), 8):
+        assert choose_layout(packed[first : first + 8], "bitnet-17m") == layout
+
+
 @pytest.mark.parametrize("name", ["llama-17m", "bitnet-17m"])
 def test_decode_is_prefill_bit_for_bit(name: str) -> None:
-    ids, own = golden(name)["input_ids"], model(name)
+    ids, own = golden(name)["input_ids"], model(name, "bfloat16")
     whole, state = own.forward(ids), own.empty_state(len(ids))
     for t in range(ids.shape[1]):
         logits, state = own.decode(ids[:, t], state)
