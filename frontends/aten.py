@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from mmc.frontends import (
     aten_attention,
+    aten_image,
     aten_linear,
     aten_make,
     aten_pointwise,
@@ -22,6 +23,7 @@ TABLE: dict[str, Translate] = {
     **aten_make.TABLE,
     **aten_linear.TABLE,
     **aten_attention.TABLE,
+    **aten_image.TABLE,
 }
 
 DROPPED = frozenset(

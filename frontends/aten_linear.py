@@ -8,6 +8,7 @@ import math
 from typing import Any
 
 from mmc.frontends.aten_call import Call, Translate
+from mmc.frontends.aten_image import convolution
 from mmc.frontends.operands import (
     Operand,
     Unsupported,
@@ -138,12 +139,12 @@ def _conv1d(
     dilation: Any = (1,),
     groups: int = 1,
 ) -> Value:
-    """Depthwise only: x [B, D, T], w [D, 1, width]."""
+    """x [B, D, T]; depthwise with w [D, 1, width] is the causal one."""
     channels, one, width = w.type.shape
     depthwise = one == 1 and groups == channels == x.type.shape[1]
     plain = tuple(stride) == tuple(dilation) == (1,) and isinstance(padding, list | tuple)
     if not (depthwise and plain and isinstance(width, int)):
-        raise Unsupported("a convolution that is not depthwise, or has a stride or a dilation")
+        return convolution(call, x, w, bias, stride, padding, dilation, groups)
     past = permuted(x, (0, 2, 1))
     past = Pad(past, 1, padding[0], padding[0]) if padding[0] else past
     rest = past.type.shape[1] - (width - 1)

@@ -15,13 +15,18 @@ from mmc.frontends.operands import (
     cut,
     index_select,
     moved,
+    operand,
     permuted,
     replaced,
     reshape,
 )
 from mmc.ir.op import Value
+from mmc.ir.ops import pointwise as p
 from mmc.ir.ops import shape as s
-from mmc.ir.types import Dim, DType, Shape
+from mmc.ir.ops.source import Iota
+from mmc.ir.types import Dim, DType, Shape, numel
+
+I64 = DType.I64
 
 
 def _to_result_shape(call: Call, x: Value, *_: Any) -> Value:
@@ -113,13 +118,20 @@ def _pad(
 ) -> Value:
     if isinstance(mode, int | float):  # constant_pad_nd has no mode
         mode, value = "constant", mode
-    plain = [width for width in widths if isinstance(width, int) and width >= 0]
+    plain = [width for width in widths if isinstance(width, int)]
     if mode != "constant" or len(plain) < len(widths):
         raise Unsupported(f"padding of mode {mode!r} by {list(map(str, widths))}")
     for i, (before, after) in enumerate(zip(plain[::2], plain[1::2], strict=True)):
-        if before or after:
-            x = s.Pad(x, x.type.rank - 1 - i, before, after, value or 0)
+        x = _padded(x, x.type.rank - 1 - i, before, after, value or 0)
     return x
+
+
+def _padded(x: Value, axis: int, before: int, after: int, value: float) -> Value:
+    """A negative width cuts off."""
+    lost = min(before, 0) + min(after, 0)
+    x = cut(x, axis, max(-before, 0), x.type.shape[axis] + lost)
+    before, after = max(before, 0), max(after, 0)
+    return s.Pad(x, axis, before, after, value) if before or after else x
 
 
 def _repeat(call: Call, x: Value, counts: Sequence[Dim]) -> Value:
@@ -152,10 +164,27 @@ def _embedding(call: Call, table: Value, indices: Value, *_: Any) -> Value:
 
 def _index(call: Call, x: Value, indices: Sequence[Value | None]) -> Value:
     given = [(axis, i) for axis, i in enumerate(indices) if i is not None]
-    if len(given) != 1 or given[0][1].type.dtype is DType.BOOL:
-        raise Unsupported("indexing by a mask or by several tensors")
-    (axis, index), *_ = given
-    return index_select(x, axis, index)
+    if any(i.type.dtype is DType.BOOL for _, i in given):
+        raise Unsupported("indexing by a mask: the size of the result depends on values")
+    (first, index), *rest = given
+    if [axis for axis, _ in given] != list(range(first, first + len(given))):
+        raise Unsupported("indexing by tensors whose axes are apart")
+    for axis, other in rest:  # several axes are one whose index counts them all
+        size = x.type.shape[axis]
+        index = p.Add(p.Mul(cast(index, I64), operand(size, I64)), cast(other, I64))
+    sizes, last = x.type.shape, first + len(given)
+    flat = (*sizes[:first], numel(sizes[first:last]), *sizes[last:])
+    return index_select(reshape(x, flat), first, index)
+
+
+def _gather(call: Call, x: Value, axis: int, index: Value, *_: Any) -> Value:
+    """y[i, j] = x[index[i, j], j] where axis is 0: one index for each element."""
+    axis, at = axis_of(x, axis), operand(0, I64)
+    for i, size in enumerate(x.type.shape):
+        column = (*(1,) * i, call.shape[i], *(1,) * (x.type.rank - 1 - i))
+        own = cast(index, I64) if i == axis else reshape(Iota(call.shape[i]), column)
+        at = p.Add(p.Mul(at, operand(size, I64)), own)
+    return s.Gather(reshape(x, (numel(x.type.shape),)), at)
 
 
 def _copied(like: Value, source: Value) -> Value:
@@ -233,6 +262,7 @@ TABLE: dict[str, Translate] = {
     "aten.repeat_interleave.self_int": _repeat_interleave,
     "aten.roll": _roll,
     "aten.embedding": _embedding,
+    "aten.gather": _gather,
     "aten.index.Tensor": _index,
     "aten.index_select": lambda call, x, axis, indices: index_select(x, axis, indices),
     "aten.copy": _copy,

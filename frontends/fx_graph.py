@@ -35,6 +35,7 @@ _INLINED = {"wrap_with_set_grad_enabled": 1, "wrap_with_autocast": 4}
 
 
 MakeLayer = Callable[[str, list[Value], list[Value]], list[Value]]
+Keep = Callable[[torch.Tensor, Origin], Value]
 
 
 class Walk:
@@ -43,6 +44,8 @@ class Walk:
     sizes: shared by nested graphs, so that a symbol has one name.
     within: the origin of nodes that know of none, such as those of a scan's body.
     path: from the model to this graph.  layer: makes the layer at a path, see `mmc.layer`.
+    keep: makes a value of a tensor that is known.  Where it is given, torch itself computes what
+    depends on no input: masks, positions, tables.
     """
 
     def __init__(
@@ -52,10 +55,12 @@ class Walk:
         within: Origin | None = None,
         path: str = "",
         layer: MakeLayer | None = None,
+        keep: Keep | None = None,
     ) -> None:
         self._module, self._sizes, self._within = module, sizes, within
-        self._path, self._layer = path, layer
+        self._path, self._layer, self._keep = path, layer, keep
         self._env: dict[fx.Node, Any] = {}
+        self._kept: dict[fx.Node, Value] = {}
 
     def run(self, given: Sequence[Any]) -> list[Any]:
         """What the graph returns, given a value (or a number) for each placeholder in order."""
@@ -74,14 +79,42 @@ class Walk:
                     pass
         raise AssertionError("a traced graph ends in an output node")
 
+    def _raw(self, argument: Any) -> Any:
+        """What a node stands for, tensors as they are."""
+        if isinstance(argument, list | tuple):
+            return [self._raw(a) for a in argument]
+        if not isinstance(argument, fx.Node):
+            return argument
+        if argument not in self._env:  # arithmetic on sizes: torch has worked it out
+            return self._sizes.dim(argument.meta["val"])
+        return self._env[argument]
+
     def _read(self, argument: Any) -> Any:
-        if isinstance(argument, fx.Node):
-            if argument not in self._env:  # arithmetic on sizes: torch has worked it out
-                return self._sizes.dim(argument.meta["val"])
-            return self._env[argument]
+        """What an operation is given: tensors that are known become values here."""
         if isinstance(argument, list | tuple):
             return [self._read(a) for a in argument]
-        return argument
+        found = self._raw(argument)
+        if not (isinstance(found, torch.Tensor) and self._keep):
+            return found
+        if argument not in self._kept:
+            where = origin_of(argument, self._within, self._path)
+            self._kept[argument] = self._keep(found, where)
+        return self._kept[argument]
+
+    def _computed(self, node: fx.Node) -> Any:
+        """What torch gives where all operands are known numbers and tensors, else None."""
+        target = node.target
+        if not self._keep or not isinstance(target, OpOverload) or not _is_repeatable(target):
+            return None
+        if not all(_is_known(self._env.get(n)) for n in node.all_input_nodes):
+            return None
+        promised = node.meta["val"]
+        tensors = promised if isinstance(promised, list | tuple) else [promised]
+        if not all(_has_values(t) for t in tensors):
+            return None
+        args, kwargs = fx.map_arg((node.args, node.kwargs), lambda n: self._env[n])
+        with torch.no_grad():
+            return target(*args, **kwargs)
 
     def _call(self, node: fx.Node) -> None:
         if isinstance(node.meta.get("val"), torch.SymInt | int | torch.SymBool | bool):
@@ -91,7 +124,8 @@ class Walk:
         where = origin_of(node, self._within, self._path)
         try:
             with origin(where):
-                self._env[node] = self._translate(node, where)
+                made = self._computed(node)
+                self._env[node] = self._translate(node, where) if made is None else made
         except (VerifyError, Unsupported) as error:
             raise MmcError(f"operation {node.target}: {error}", str(where)) from error
         except MmcError as error:
@@ -151,13 +185,12 @@ class Walk:
             module, init, xs, captured = self._read(node.args)
             return self._scan(module, init, xs, captured, where)
         if name in _INLINED:
-            _, *rest = self._read(node.args)
-            body, *given = rest[_INLINED[name] - 1 :]
-            return self._nested(body, where).run(given)
+            body, *given = [self._raw(a) for a in node.args[_INLINED[name] :]]
+            return self._nested(body, where, self._keep).run(given)
         raise MmcError(f"operation {name} has no translation", str(where))
 
-    def _nested(self, module: fx.GraphModule, where: Origin) -> Walk:
-        return Walk(module, self._sizes, where, self._path, self._layer)
+    def _nested(self, module: fx.GraphModule, where: Origin, keep: Keep | None = None) -> Walk:
+        return Walk(module, self._sizes, where, self._path, self._layer, keep)
 
     def _scan(
         self,
@@ -186,6 +219,20 @@ class Walk:
         scan = Scan(tuple(init), tuple(sources), outer, body, axis)
         last, ys = scan.results[: len(init)], scan.results[len(init) :]
         return [*last, *(moved(y, axis, 0) for y in ys)]
+
+
+def _is_known(content: Any) -> bool:
+    return isinstance(content, torch.Tensor | int | float | str)
+
+
+def _has_values(promised: Any) -> bool:
+    """Of a traced tensor: its sizes are numbers, and its device has memory."""
+    fixed = not any(isinstance(d, torch.SymInt) for d in promised.shape)
+    return fixed and promised.device.type != "meta"
+
+
+def _is_repeatable(target: OpOverload) -> bool:
+    return torch.Tag.nondeterministic_seeded not in target.tags
 
 
 def _captured(index: int, value: Any) -> Any:
@@ -232,12 +279,12 @@ def unknown_operations(module: fx.GraphModule) -> dict[OpOverload, fx.Node]:
     found: dict[OpOverload, fx.Node] = {}
     for node in operations(module):
         target = node.target
-        if isinstance(target, OpOverload) and not _is_known(node):
+        if isinstance(target, OpOverload) and not _is_translated(node):
             found.setdefault(target, node)
     return found
 
 
-def _is_known(node: fx.Node) -> bool:
+def _is_translated(node: fx.Node) -> bool:
     sizes_only = isinstance(node.meta.get("val"), torch.SymInt | int)
     name = str(node.target)
     if name == "mmc.layer.default":

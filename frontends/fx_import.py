@@ -45,7 +45,7 @@ def translate(
     own = _Program(traced, stored, layers)
     names = iter(input_names) if input_names is not None else None
     given = own.given(lambda spec, type_: Input(_input_name(spec, names), type_))
-    made = own.run(given)
+    made = [stored.output(value) for value in own.run(given)]
     return [value for value in given if isinstance(value, Input)], made, stored.tensors
 
 
@@ -61,24 +61,40 @@ class _Weights:
         self._stored = stored
         self._made: dict[str, Weight] = {}
 
+    def keep(self, known: torch.Tensor, where: Origin) -> Value:
+        """A tensor that torch has computed: one number, or stored beside the weights."""
+        dtype = dtype_of(known.dtype)
+        if known.numel() and bool((known == known.flatten()[0]).all()):
+            return Constant(known.flatten()[0].item(), TensorType(dtype, tuple(known.shape)))
+        content = array_of(known)
+        return self.tensors.add(f"{where.path}.constant", TensorType(dtype, content.shape), content)
+
+    def output(self, value: Any) -> Any:
+        """A number that is returned lies in memory like any other output."""
+        if not isinstance(value, Constant) or not all(isinstance(d, int) for d in value.type.shape):
+            return value
+        return self.tensors.add("constant", value.type, value.reference())
+
+    def known(self, program: ExportedProgram, target: str, path: str) -> torch.Tensor | None:
+        """A tensor that torch may compute with: a lifted number, positions, a mask."""
+        content = _content(program, target)
+        if content.is_meta or _join(path, target) in self._stored:
+            return None
+        lifted = content.dim() == 0 and target not in program.state_dict
+        return content if lifted or content.dtype in (torch.int64, torch.bool) else None
+
     def read(self, program: ExportedProgram, target: str, path: str, traced: torch.Tensor) -> Value:
         """The tensor in the element type that was traced; it is stored as it is."""
-        name = f"{path}.{target}" if path else target
-        stored = self._stored.get(name) or in_module(program, target, name)
-        if isinstance(stored, Constant):
-            return stored
+        name = _join(path, target)
+        stored = self._stored.get(name) or stored_tensor(name, _content(program, target))
         if stored.name not in self._made:
             weight = self.tensors.add(stored.name, stored.type, stored.load)
             self._made[stored.name] = weight
         return cast(self._made[stored.name], dtype_of(traced.dtype))
 
 
-def in_module(program: ExportedProgram, target: str, name: str) -> Stored | Constant:
-    """A tensor of the traced module itself; a lifted number is a constant."""
-    content = _content(program, target)
-    if content.dim() == 0 and not content.is_meta and target not in program.state_dict:
-        return Constant(content.item(), TensorType(dtype_of(content.dtype), ()))
-    return stored_tensor(name, content)
+def _join(path: str, name: str) -> str:
+    return ".".join(filter(None, (path, name)))
 
 
 def stored_tensor(name: str, content: torch.Tensor) -> Stored:
@@ -116,8 +132,8 @@ class _Program:
         return [self._one(spec, node.meta.get("val"), user_input) for spec, node in pairs]
 
     def run(self, given: Sequence[Any]) -> list[Any]:
-        walk = Walk(self._program.graph_module, self._sizes, path=self._path, layer=self._layer)
-        return walk.run(given)
+        module, keep = self._program.graph_module, self._weights.keep
+        return Walk(module, self._sizes, path=self._path, layer=self._layer, keep=keep).run(given)
 
     def _layer(self, path: str, through: list[Value], given: list[Value]) -> list[Value]:
         """Stands for `torch.ops.mmc.layer`: the layer's own program in its place."""
@@ -135,10 +151,13 @@ class _Program:
         if spec.kind is InputKind.USER_INPUT:
             return user_input(spec, self._sizes.tensor(traced))
         target = str(spec.target)
-        module = ".".join(filter(None, (self._path, target.rpartition(".")[0])))
+        module = _join(self._path, target.rpartition(".")[0])
         with origin(Origin(module or "main")):
             if target in self._program.graph_signature.buffers_to_mutate.values():
                 return self._buffer_state(target, traced)
+            known = self._weights.known(self._program, target, self._path)
+            if known is not None:
+                return known
             return self._weights.read(self._program, target, self._path, traced)
 
     def _buffer_state(self, target: str, traced: torch.Tensor) -> Input:

@@ -84,7 +84,7 @@ def _export(
 
 def _lowered(program: ExportedProgram) -> ExportedProgram:
     """Free of in-place operations, and of unknown ones that torch can spell out."""
-    if any(_writes(node.target) for node in operations(program.graph_module)):
+    if any(_writes(n.target) or _maps(n.target) for n in operations(program.graph_module)):
         program = _decomposed(program, {})
     if unknown := unknown_operations(program.graph_module):
         # First torch's list for composite operations, then what it would do to core ones.
@@ -107,6 +107,11 @@ def _writes(target: Any) -> bool:
     if not isinstance(target, OpOverload) or str(target) in _HARMLESS:
         return False
     return target._schema.is_mutable  # pyright: ignore[reportPrivateUsage]
+
+
+def _maps(target: Any) -> bool:
+    """One of the marks that torch.vmap leaves: they go when torch traces the graph again."""
+    return getattr(target, "__module__", None) == "torch._functorch.predispatch"
 
 
 def _symbol_names(

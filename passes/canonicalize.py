@@ -163,6 +163,12 @@ def whole_slice(x: Value, axis: int, length: Dim) -> tuple[Value, Value]:
     return Slice(x, axis, 0, length, 1) >> x
 
 
+@rule_for(Reshape, Expand, Permute, Slice)
+def constant_moved(op: Any) -> Op | None:
+    """One number over a shape is the same number over another."""
+    return Constant(op.x.value, op.type) if isinstance(op.x, Constant) else None
+
+
 @rule_for(Sum, Mean, Max, Median, ArgMax, Softmax, CumSum, Slice, Concat, Pad)
 def last_axis(op: Any) -> Op | None:
     """The last axis is axis -1, whatever the rank."""
@@ -173,7 +179,7 @@ def last_axis(op: Any) -> Op | None:
 
 
 RULES = (
-    last_axis,
+    last_axis, constant_moved,
     detach, cast_to_itself, gather_then_cast, times_one, over_one, plus_zero, minus_zero,
     reciprocal_times, power_of_two, times_itself, sigmoid_weighted, root_mean_square,
     over_root_mean_square, times_its_statistic, norm_gain, floor_of_half_more, reshape_twice,

@@ -43,6 +43,15 @@ _UNBOUNDED = 1 << 40
 
 _CPU = T.int32(1)
 
+_BARRIER = """
+define linkonce_odr i32 @mmc_barrier() alwaysinline nounwind {
+  call void asm sideeffect "", "~{memory}"()
+  ret i32 0
+}
+"""
+"""No instruction, only an order: LLVM inlines kernels, and TVM tells it that buffers of different
+names never overlap, which is true within a kernel but not between two that use the same memory."""
+
 Expression: TypeAlias = "int | ir.Expr"
 """An integer, or a TIR expression over the size variables of an entry."""
 
@@ -176,9 +185,11 @@ def _entry_function(
             for tensor, length in lengths.items():
                 enough = length >= _constant(tensor.size)
                 checks.enter_context(T.Assert(enough, f"{tensor.name} is too small"))
+            checks.enter_context(T.attr(T.int32(0), "pragma_import_llvm", _BARRIER))
             for call in entry.calls:
                 arguments = _arguments(call, buffers)
                 symbol = symbols[call.kernel.name][1]
+                T.evaluate(T.call_extern("int32", "mmc_barrier"))
                 result = ir.Call(symbol, arguments, ret_ty=ir.PrimType("int32"))
                 checks.enter_context(T.Assert(result == 0, f"{call.kernel.name} failed"))
     function: Any = builder.get()

@@ -101,7 +101,7 @@ class Median(nn.Module):
 class Convolution(nn.Module):
     def __init__(self) -> None:
         super().__init__()
-        self.conv = nn.Conv2d(3, 4, 3)
+        self.conv = nn.ConvTranspose2d(3, 4, 3)
 
     def forward(self, x: Tensor) -> Tensor:
         return self.conv(x)

@@ -239,6 +239,8 @@ CASES: dict[str, Case] = {
     "stack": lambda s: torch.stack([s.x, s.y], -1),
     "pad": lambda s: F.pad(s.x, (1, 2, 0, 3), value=0.5),
     "constant_pad_nd": lambda s: aten.constant_pad_nd.default(s.x, (2, 0)),
+    "pad_negative": lambda s: F.pad(s.x, (-2, 3, 1, -1), value=0.5),
+    "pad_causal": lambda s: aten.constant_pad_nd.default(s.x, (0, 0, 2, -2)),
     "repeat": lambda s: s.x.repeat(2, 1, 3),
     "repeat_more_axes": lambda s: s.row.repeat(3, 2),
     "repeat_interleave": lambda s: s.q.repeat_interleave(2, 1) + 1,
@@ -247,6 +249,11 @@ CASES: dict[str, Case] = {
     "index_select": lambda s: s.x.index_select(-1, torch.tensor([3, 0, 3])),
     "index_first": lambda s: s.m[s.i],
     "index_second": lambda s: s.m[:, s.i],
+    "index_two": lambda s: s.stack[:, s.i % 8, s.j % 6] + 1,
+    "index_two_broadcast": lambda s: s.x[s.i[:, :1] % 3, s.i[:1] % 4] + 1,
+    "index_all": lambda s: s.m[s.i, s.j] + 1,
+    "gather": lambda s: s.x.gather(-1, s.i[..., None]) + 1,
+    "gather_middle": lambda s: s.x.gather(1, s.i[:, :2, None] % 4) + 1,
     "copy": lambda s: aten.copy.default(s.x, s.row),
     "slice_scatter": lambda s: torch.slice_scatter(s.x, s.y[..., 2:5], -1, 2, 5),
     "slice_scatter_all": lambda s: torch.slice_scatter(s.x, s.y, 1),
@@ -299,6 +306,20 @@ CASES: dict[str, Case] = {
     "attention_grouped": lambda s: F.scaled_dot_product_attention(s.q, s.k, s.k, enable_gqa=True),
     "conv1d": lambda s: F.conv1d(s.stack, s.m[:, None, :4], s.row, groups=8),
     "conv1d_causal": lambda s: F.conv1d(s.x.mT, s.m[:, None, :3], padding=2, groups=8)[..., :-2],
+    "conv1d_stride": lambda s: F.conv1d(s.stack, s.m[:6, :, None], s.row[:6], stride=2, padding=1),
+    # images
+    "conv2d": lambda s: F.conv2d(s.q, _taps(s.m, 3, 4), s.row[:3], stride=(2, 1), padding=(1, 0)),
+    "conv2d_groups": lambda s: F.conv2d(s.q, _taps(s.m, 6, 2), groups=2, dilation=2),
+    "conv2d_depthwise": lambda s: F.conv2d(s.q, _taps(s.m, 4, 1), s.row[:4], groups=4),
+    "batch_norm": lambda s: F.batch_norm(
+        s.stack, s.row, s.row.abs(), s.m[0], s.m[1], False, 0.1, 1e-4
+    ),
+    "batch_norm_core": lambda s: aten._native_batch_norm_legit_no_training.default(
+        s.stack, None, None, s.row, s.row.abs(), 0.1, 1e-4
+    )[0],
+    "max_pool2d": lambda s: F.max_pool2d(s.q, 3, 2, 1),
+    "avg_pool2d": lambda s: F.avg_pool2d(s.q, 2, padding=1),
+    "adaptive_avg_pool2d": lambda s: F.adaptive_avg_pool2d(s.q, 1),
     # MMC's own
     "round_half_away": lambda s: torch.ops.mmc.round_half_away(torch.round(s.x * 4) / 2),
     "take_position": lambda s: torch.ops.mmc.take_position(s.x, s.i[:, 0] % 3),
@@ -312,6 +333,11 @@ CASES: dict[str, Case] = {
     ),
     "conv_window": lambda s: torch.ops.mmc.conv_window(s.x, s.stack.mT[:, :3], s.i[:, 0] % 4),
 }
+
+
+def _taps(m: Tensor, count: int, width: int) -> Tensor:
+    return m.flatten()[: count * width * 4].reshape(count, width, 2, 2)
+
 
 SPELT_OUT: dict[str, Case] = {
     "einsum": lambda s: torch.einsum("btk,nk->btn", s.x, s.m),

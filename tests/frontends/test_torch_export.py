@@ -254,3 +254,17 @@ def test_where_of_an_error_is_the_users_line() -> None:
             (torch.randn(4, 6),),
         )
     assert caught.value.where.startswith("1, test_torch_export.py:")
+
+
+def test_what_depends_on_no_input_is_computed_by_torch() -> None:
+    class Positions(nn.Module):
+        def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+            mask = torch.arange(3)[:, None] >= torch.arange(4)
+            return torch.where(mask, x, 0.0), torch.zeros(2)
+
+    found = import_module(Positions(), (torch.randn(3, 4),))
+    assert {op.mnemonic for op in found.graph} == {"input", "weight", "constant", "where"}
+    given = np.ones((3, 4), np.float32)
+    made = evaluate(found.graph, {"x": given}, found.tensors)
+    np.testing.assert_array_equal(made["out0"], np.tri(3, 4))
+    np.testing.assert_array_equal(made["out1"], np.zeros(2))
