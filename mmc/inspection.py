@@ -83,7 +83,14 @@ def _layer(layer: Mapping[str, Any]) -> str:
     scale = (
         "" if layer["scale"] is None else f" scale {layer['scale']:.5g} per {layer['granularity']},"
     )
-    return f"{head} ternary,{scale} {layer['zeros']:.1%} zeros{how}"
+    return f"{head} {weights_of(layer)},{scale} {layer['zeros']:.1%} zeros{how}"
+
+
+def weights_of(layer: Mapping[str, Any]) -> str:
+    """What the weights are; binary ones are ternary without a zero."""
+    if not layer["ternary"]:
+        return "dense"
+    return "ternary" if layer["zeros"] else "binary"
 
 
 def _sizes(sizes: Mapping[str, Any]) -> list[str]:

@@ -14,7 +14,7 @@ from mmc.ir.graph import Graph
 from mmc.ir.op import Op, Value, producer
 from mmc.ir.ops.attention import Attention
 from mmc.ir.ops.linear import Linear, Matmul
-from mmc.ir.ops.pointwise import Cast
+from mmc.ir.ops.pointwise import Add, Cast, Div, Mul
 from mmc.ir.ops.recurrence import LinearRecurrence, Scan
 from mmc.ir.ops.shape import Reshape, Slice
 from mmc.ir.ops.source import Constant, Weight
@@ -110,8 +110,7 @@ def _reasons(steps: Sequence[Step], name: str) -> dict[str, str]:
 def _ternary(op: TernaryMatmul, graph: Graph, tensors: Tensors) -> Layer:
     w = op.w.x if isinstance(op.w, Slice) else op.w
     rows, columns = _size(w)
-    scale = _weight_scale(op, graph)
-    values = None if scale is None else value_of(scale, tensors)
+    values = _weight_scale(op, graph, tensors)
     trits = tensors[w.name] if isinstance(w, Weight) else np.zeros(0)
     granularity = "tensor" if values is None else ("tensor", "row", "group")[values.ndim]
     if granularity == "group":
@@ -125,18 +124,61 @@ def _ternary(op: TernaryMatmul, graph: Graph, tensors: Tensors) -> Layer:
     )  # fmt: skip
 
 
-def _weight_scale(op: TernaryMatmul, graph: Graph) -> Value | None:
+def _weight_scale(op: TernaryMatmul, graph: Graph, tensors: Tensors) -> np.ndarray | None:
+    """What the sum is multiplied with on behalf of the weights: their own scale, and behind it."""
     for reader in graph.users[op]:
-        factors = [reader.w] if isinstance(reader, Dequantize) else []
-        if isinstance(reader, Cast):
-            factors = [v for user in graph.users[reader] for v in user.operands]
-        for factor in factors:
-            # Of a group's scales, those of all groups.
-            sliced = factor.x if isinstance(factor, Reshape) else None
-            scale = sliced.x if isinstance(sliced, Slice) else factor
+        for end, factor in _factors(reader, graph):
+            scale = _whole(factor)
             if isinstance(scale, Weight | Constant):
-                return scale
+                return value_of(scale, tensors) * _behind(end, graph, tensors)
     return None
+
+
+def _factors(reader: Op, graph: Graph) -> list[tuple[Op, Value]]:
+    """What a sum is multiplied with, and the product."""
+    if isinstance(reader, Dequantize):
+        return [] if reader.w is None else [(reader, reader.w)]
+    if isinstance(reader, Cast):
+        return [(user, v) for user in graph.users[reader] for v in user.operands]
+    return []
+
+
+def _whole(factor: Value) -> Value:
+    """The scales of all groups, where the factor is that of one."""
+    part = factor.x if isinstance(factor, Reshape) else None
+    return part.x if isinstance(part, Slice) else factor
+
+
+def _behind(value: Op, graph: Graph, tensors: Tensors) -> float:
+    """The single numbers of the checkpoint that scale a value further, such as `weight_scale`.
+
+    A bias may lie between; a residual or a gate is where the layer ends.
+    """
+    found = 1.0
+    while len(readers := graph.users[value]) == 1:
+        (reader,) = readers
+        if not isinstance(reader, Mul | Div | Add):
+            break
+        other = reader.y if reader.x is value else reader.x
+        single = other.type.shape[-1:] in ((), (1,))
+        if isinstance(reader, Mul) and single:
+            found *= _number(other, tensors)
+        elif isinstance(reader, Div) and single and other is reader.y:
+            found /= _number(other, tensors)
+        elif not (isinstance(reader, Add) and isinstance(other, Weight)):
+            break
+        value = reader
+    return found
+
+
+def _number(factor: Value, tensors: Tensors) -> float:
+    """The stored numbers in a product; the rest, the step of the activations, counts as one."""
+    if isinstance(factor, Mul):
+        return _number(factor.x, tensors) * _number(factor.y, tensors)
+    if isinstance(factor, Div):
+        return _number(factor.x, tensors) / _number(factor.y, tensors)
+    single = isinstance(factor, Weight) and factor.type.shape in ((), (1,))
+    return float(value_of(factor, tensors).reshape(())) or 1.0 if single else 1.0
 
 
 def _quantiser(x: Value) -> dict[str, Any] | None:

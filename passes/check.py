@@ -24,7 +24,7 @@ from mmc.ir.compare import relative_error
 from mmc.ir.evaluate import Arrays, evaluate, value_of
 from mmc.ir.graph import Graph, Mapped, nested_graphs
 from mmc.ir.op import Op, Value, producer
-from mmc.ir.ops.pointwise import Abs
+from mmc.ir.ops.pointwise import Abs, Detach
 from mmc.ir.ops.source import Weight
 from mmc.ir.ops.ternary import FactoredQuantize, Quantizes
 from mmc.ir.tensors import Tensors
@@ -134,7 +134,7 @@ class _Run:
 
     def _tied_values(self, mapped: Mapped, present: set[Op]) -> set[Value]:
         """What quantisers read, where both graphs have it."""
-        read = {op.operands[0] for op in self.before if isinstance(op, Abs | Quantizes)}
+        read = {_marked(op.operands[0]) for op in self.before if isinstance(op, Abs | Quantizes)}
         known = {v for v in read if v in mapped and _is_seen(producer(mapped[v]), present)}
         return {
             v
@@ -205,6 +205,13 @@ def _at_last_position(old: np.ndarray, new: np.ndarray, inputs: Inputs) -> np.nd
     if lengths is None or not one or new.shape == old.shape:
         return old
     return np.stack([row[n - 1 : n] for row, n in zip(old, lengths, strict=True)])
+
+
+def _marked(value: Value) -> Value:
+    """What a mark for gradients stands before: a scale may be made of `detach(x)`."""
+    while isinstance(value, Detach):
+        value = value.x
+    return value
 
 
 def _is_seen(maker: Op, present: set[Op]) -> bool:

@@ -14,15 +14,21 @@ from mmc.ir.graph import Graph
 from mmc.ir.op import Op, Value
 from mmc.ir.ops.pointwise import Abs, Cast, Clamp, Div, Mul, Round
 from mmc.ir.ops.reduce import Max
+from mmc.ir.ops.shape import Reshape
 from mmc.ir.ops.source import Constant
 from mmc.ir.ops.ternary import AbsMax, Dequantize, Quantize
-from mmc.ir.types import DType, TensorType
+from mmc.ir.types import DType, Shape, TensorType
 from mmc.passes.rewrite import Bindings, rule, rule_if
 
 
 def _scale(x: Value, top: float, eps: float, of: TensorType) -> Div:
     """Range / max(max|x|, eps), one for each token."""
     return Div(Constant(top, of), Clamp(Max(Abs(x), -1, True), eps, None))
+
+
+def _largest(x: Value, flat: Shape, eps: float) -> Clamp:
+    """The largest of the whole tensor, which frontends spell over one flat axis."""
+    return Clamp(Max(Reshape(Abs(x), flat), -1, False), eps, None)
 
 
 def _is_int8(found: Bindings) -> bool:
@@ -44,6 +50,50 @@ def round_to_int8(
     return rounded >> Cast(q, DType.F32)
 
 
+def _is_flat_int8(found: Bindings) -> bool:
+    return len(found["flat"]) == 1 and _is_int8(found)
+
+
+@rule_if(_is_flat_int8)
+def round_tensor_to_int8(
+    x: Value, flat: Shape, top: float, eps: float, of: TensorType, mode: str, low: int, high: int
+) -> tuple[Value, Value]:
+    """One scale for the whole tensor."""
+    scale = Div(Constant(top, of), _largest(x, flat, eps))
+    q, _ = Quantize(x, AbsMax(top, low, high, eps, mode, "tensor"))
+    return Clamp(Round(Mul(x, scale), mode), low, high) >> Cast(q, DType.F32)
+
+
+@rule_if(_is_flat_int8)
+def range_over_tensor_to_int8(
+    x: Value, flat: Shape, top: float, eps: float, of: TensorType, mode: str, low: int, high: int
+) -> tuple[Value, Value]:
+    """x * range / largest is x * (range / largest) but for one rounding."""
+    scaled = Div(Mul(x, Constant(top, of)), _largest(x, flat, eps))
+    q, _ = Quantize(x, AbsMax(top, low, high, eps, mode, "tensor"))
+    return Clamp(Round(scaled, mode), low, high) >> Cast(q, DType.F32)
+
+
+@rule_if(_is_int8)
+def range_over_token_to_int8(
+    x: Value, top: float, eps: float, of: TensorType, mode: str, low: int, high: int
+) -> tuple[Value, Value]:
+    """The same with one scale for each token."""
+    scaled = Div(Mul(x, Constant(top, of)), Clamp(Max(Abs(x), -1, True), eps, None))
+    q, _ = Quantize(x, AbsMax(top, low, high, eps, mode))
+    return Clamp(Round(scaled, mode), low, high) >> Cast(q, DType.F32)
+
+
+@rule
+def over_its_tensor_scale(
+    x: Value, flat: Shape, top: float, eps: float, of: TensorType, low: int, high: int, mode: str
+) -> tuple[Value, Value]:
+    """As `over_its_scale`, with one step for the whole tensor."""
+    q, s = Quantize(x, AbsMax(top, low, high, eps, mode, "tensor"))
+    scale = Div(Constant(top, of), _largest(x, flat, eps))
+    return Div(Cast(q, DType.F32), scale) >> Dequantize(q, s)
+
+
 @rule
 def over_its_scale(
     x: Value, top: float, eps: float, of: TensorType, low: int, high: int, mode: str
@@ -59,7 +109,10 @@ def there_and_back(q: Value) -> tuple[Value, Value]:
     return Cast(Cast(q, DType.F32), DType.I8) >> q
 
 
-RULES = (round_to_int8, over_its_scale, there_and_back)
+RULES = (
+    round_to_int8, round_tensor_to_int8, range_over_token_to_int8, range_over_tensor_to_int8,
+    over_its_scale, over_its_tensor_scale, there_and_back,
+)  # fmt: skip
 
 
 def leftovers(graph: Graph) -> Iterator[tuple[Op, str]]:
