@@ -8,6 +8,7 @@ from typing import Literal
 
 import numpy as np
 
+from mmc.frontends.substitute import Substituted
 from mmc.ir.graph import Graph
 from mmc.ir.tensors import Tensors
 from mmc.ir.types import TensorType
@@ -34,6 +35,7 @@ class Imported:
     tokenizer: gives the content of a tokenizer.json, where there is one.
     source: the file, folder or class that it comes from.
     context: how many positions the caches hold; None where the state does not grow.
+    substituted: modules that were replaced by traceable equivalents.
     """
 
     graph: Graph
@@ -46,3 +48,4 @@ class Imported:
     eos_token_ids: tuple[int, ...] = ()
     max_positions: int | None = None
     context: int | None = None
+    substituted: tuple[Substituted, ...] = ()

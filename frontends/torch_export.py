@@ -12,7 +12,10 @@ from __future__ import annotations
 import inspect
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
 from typing import Any
+from zipfile import is_zipfile
 
 import torch
 from torch._decomp import get_decompositions
@@ -24,6 +27,7 @@ from mmc.errors import MmcError
 from mmc.frontends.base import Imported, Stored
 from mmc.frontends.fx_graph import operations, unknown_operations
 from mmc.frontends.fx_import import Traced, named_outputs, translate
+from mmc.frontends.substitute import Substituted, class_name, substituted, untraceable
 from mmc.ir.graph import graph_of
 
 _HARMLESS = ("aten.detach_.default",)
@@ -50,13 +54,34 @@ def import_module(
     layers: what each `torch.ops.mmc.layer` stands for, by its path.
     Raises MmcError where torch cannot trace the module or an operation has no translation.
     """
+    told: tuple[Substituted, ...] = ()
     if isinstance(module, ExportedProgram):
         source, traced = "an exported program", Traced(_lowered(module), {})
     else:
-        source, traced = type(module).__qualname__, trace(module, example_inputs, dynamic_shapes)
+        source = type(module).__qualname__
+        with substituted(module) as (traceable, told):
+            traced = trace(traceable, example_inputs, dynamic_shapes)
     given, made, tensors = translate(traced, weights or {}, layers or {}, input_names)
     outputs = named_outputs(traced.program, made, given, output_names)
-    return Imported(graph_of(name, outputs, given), tensors, "module", source)
+    graph = graph_of(name, outputs, given)
+    return Imported(graph, tensors, "module", source, substituted=told)
+
+
+def load_exported(path: Path) -> Imported:
+    """What torch.export.save wrote; raise MmcError where it is something else.
+
+    Torch decides what a file may do while it is read: take files from people you trust.
+    """
+    if not path.is_file():
+        raise MmcError("there is no such file", str(path))
+    if not is_zipfile(path):
+        raise MmcError("is no program of torch.export: not a zip archive", str(path))
+    try:
+        program = torch.export.load(path)
+    except Exception as error:  # of a damaged archive torch raises whatever it meets
+        first = str(error).strip().partition("\n")[0] or type(error).__name__
+        raise MmcError(f"is no program of torch.export: {first}", str(path)) from error
+    return replace(import_module(program), source=str(path))
 
 
 def trace(module: torch.nn.Module, inputs: tuple[Any, ...], dynamic_shapes: Any = None) -> Traced:
@@ -75,10 +100,13 @@ def _export(
         return torch.export.export(module, inputs, dynamic_shapes=dynamic_shapes, strict=False)
     except Exception as error:  # whatever the user's own forward raises comes out here
         first = str(error).strip().partition("\n")[0] or type(error).__name__
+        path, inner = untraceable(module, error) or ("", module)
         raise MmcError(
-            f"torch.export cannot trace the module: {first}",
-            type(module).__qualname__,
-            "torch.export.export(module, inputs, strict=False) shows the whole message",
+            f"torch.export cannot trace {class_name(inner)}: {first}",
+            path or type(module).__qualname__,
+            "torch.export.export(module, inputs, strict=False) shows the whole message; an "
+            "equivalent can take its place: "
+            f"mmc.substitutions.register({class_name(inner)!r}, make, declares)",
         ) from error
 
 

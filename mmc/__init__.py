@@ -28,8 +28,10 @@ _HOMES = {
 
 def __getattr__(name: str) -> Any:
     """Import the heavy parts when they are asked for: `import mmc` itself stays light."""
-    if name not in _HOMES:
-        raise AttributeError(f"module 'mmc' has no attribute {name!r}")
     from importlib import import_module
 
+    if name == "substitutions":
+        return import_module("mmc.substitutions")
+    if name not in _HOMES:
+        raise AttributeError(f"module 'mmc' has no attribute {name!r}")
     return getattr(import_module(_HOMES[name]), name)

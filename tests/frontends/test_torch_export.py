@@ -230,8 +230,8 @@ class Failing(nn.Module):
 @pytest.mark.parametrize(
     ("forward", "message"),
     [
-        (lambda x: x if x.sum() > 0 else -x, "torch.export cannot trace the module: "),
-        (lambda x: x @ x, "torch.export cannot trace the module: "),
+        (lambda x: x if x.sum() > 0 else -x, "torch.export cannot trace "),
+        (lambda x: x @ x, "torch.export cannot trace "),
         (lambda x: x.double(), "element type float64 is not supported"),
         (lambda x: (x, x.shape[0]), "output 'out1' is not a tensor"),
         (lambda x: torch.fft.fft(x).real, "complex64 is not supported|has no translation"),
