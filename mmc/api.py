@@ -44,8 +44,8 @@ def compile(
 ) -> Artifact:
     """Compile a model directory, a file, an nn.Module or an ExportedProgram for a target.
 
-    source: a directory in Hugging Face layout, a file MODEL.onnx or MODEL.gguf, or a module
-        together with `example_inputs`.
+    source: a directory in Hugging Face layout, a file MODEL.gguf, MODEL.onnx or MODEL.pt2 (what
+        `torch.export.save` wrote), or a module together with `example_inputs`.
     dynamic_shapes: as for torch.export; `Dim("B")` becomes the symbol B.
     out: where the artefact goes; a new folder in the temporary directory where it is None.
     weights: packing of ternary weights: "2bit", "1.67bit", "1.6bit", or "auto" for the fastest.
@@ -115,6 +115,10 @@ def import_source(
         from mmc.frontends.onnx_import import load_onnx
 
         return load_onnx(source)
+    if isinstance(source, str | Path) and Path(source).suffix == ".pt2":
+        from mmc.frontends.torch_export import load_exported
+
+        return load_exported(Path(source))
     if isinstance(source, str | Path):
         from mmc.frontends.checkpoint import load as load_checkpoint
 

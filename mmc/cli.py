@@ -47,7 +47,10 @@ Debug = Annotated[
 ]
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object.")]
 Checkpoint = Annotated[
-    Path, typer.Argument(help="A directory in Hugging Face layout, MODEL.gguf or MODEL.onnx.")
+    Path,
+    typer.Argument(
+        help="A directory in Hugging Face layout, MODEL.gguf, MODEL.onnx or MODEL.pt2."
+    ),
 ]
 Out = Annotated[Path, typer.Argument(help="An artefact that `mmc compile` wrote.")]
 
@@ -321,6 +324,19 @@ def inspect(
 
     found = inspect_source(source)
     print(json.dumps(found) if as_json else render_inspection(found))
+
+
+@app.command("import-report")
+def import_report_command(
+    source: Annotated[Path, typer.Argument(help="A model directory, MODEL.onnx or MODEL.pt2.")],
+    as_json: Json = False,
+    debug: Debug = False,
+) -> None:
+    """Say what was recognised in a model, by which evidence, and what was not and why."""
+    from mmc.import_report import import_report, render_import_report
+
+    found = import_report(source)
+    print(json.dumps(found) if as_json else render_import_report(found))
 
 
 @app.command("export")
