@@ -15,14 +15,26 @@ if TYPE_CHECKING:
     from mmc.api import compile, load
     from mmc.artifact import Artifact
     from mmc.fpga import FpgaModel
+    from mmc.frontends.over_time import over_time
     from mmc.module import Module
     from mmc.runtime import Model, State
 
-__all__ = ["Artifact", "FpgaModel", "MmcError", "Model", "Module", "State", "compile", "load"]
+__all__ = [
+    "Artifact",
+    "FpgaModel",
+    "MmcError",
+    "Model",
+    "Module",
+    "State",
+    "compile",
+    "load",
+    "over_time",
+]
 
 _HOMES = {
     "Artifact": "mmc.artifact", "FpgaModel": "mmc.fpga", "Model": "mmc.runtime",
     "Module": "mmc.module", "State": "mmc.runtime", "compile": "mmc.api", "load": "mmc.api",
+    "over_time": "mmc.frontends.over_time",
 }  # fmt: skip
 
 

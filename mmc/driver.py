@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 
 _log = logging.getLogger(__name__)
 
-FIND: tuple[str, ...] = PASSES[: PASSES.index("find-recurrence") + 1]
+FIND: tuple[str, ...] = PASSES[: PASSES.index("matmul-to-ternary") + 1]
 """The passes that recognise what a model is."""
 
 REWRITE: tuple[str, ...] = PASSES[len(FIND) : PASSES.index("to-fixed-point")]

@@ -50,7 +50,7 @@ def render_inspection(found: Mapping[str, Any]) -> str:
         f"{len(layers) - ternary} dense MatMuls are left"
     )
     for r in found["recurrences"]:
-        verdict = "linear: h' = a*h + b, element by element" if r["linear"] else r["why"]
+        verdict = f"linear: {r['why']}" if r["linear"] else r["why"]
         lines.append(f"{r['name']:<40} recurrence, state {r['state']}: {verdict}")
     lines.append(f"{len(found['recurrences'])} recurrences")
     if "folded" in found:

@@ -20,9 +20,11 @@ from mmc.ir.ops.shape import Reshape, Slice
 from mmc.ir.ops.source import Constant, Weight
 from mmc.ir.ops.ternary import AbsMax, Dequantize, ExpandTernary, Quantizes, TernaryMatmul
 from mmc.ir.tensors import Tensors
-from mmc.passes.base import place
+from mmc.passes.base import Verdict, place
 from mmc.passes.manager import Step
 from mmc.passes.matmul_to_ternary import why_dense
+
+ELEMENTWISE = "h' = a*h + b, element by element"
 
 
 @dataclass(frozen=True)
@@ -42,7 +44,7 @@ class Layer:
 
 @dataclass(frozen=True)
 class Recurrence:
-    """One memory over time; `linear` is false where a scan was kept, and `why` says why."""
+    """One memory over time; `why` says how it is linear, or why it is not and a scan was kept."""
 
     name: str
     state: str
@@ -52,7 +54,8 @@ class Recurrence:
 
 def linear_layers(graph: Graph, tensors: Tensors, steps: Sequence[Step]) -> list[Layer]:
     """Every linear layer of a graph in which the ternary ones are already `ternary_matmul`."""
-    reasons = _reasons(steps, "find-ternary-linear")
+    verdicts = _verdicts(steps, "find-ternary-linear").values()
+    reasons = {verdict.where: verdict.why for verdict in verdicts if not verdict.fired}
     found: list[Layer] = []
     for op in graph:
         if isinstance(op, TernaryMatmul):
@@ -89,22 +92,22 @@ def doubtful_scales(layers: Sequence[Layer]) -> str:
 
 def recurrences(graph: Graph, steps: Sequence[Step]) -> list[Recurrence]:
     """Every recurrence of a graph after `find-recurrence`."""
-    reasons = _reasons(steps, "find-recurrence")
+    verdicts = _verdicts(steps, "find-recurrence")
     found: list[Recurrence] = []
     for op in graph:
         if isinstance(op, LinearRecurrence):
-            found.append(Recurrence(place(op), str(op.h0.type), True))
+            found.append(Recurrence(place(op), str(op.h0.type), True, ELEMENTWISE))
         elif isinstance(op, Scan):
             state = ", ".join(str(v.type) for v in op.init)
-            found.append(
-                Recurrence(place(op), state, False, reasons.get(place(op), "kept as a scan"))
-            )
+            verdict = verdicts.get(place(op), Verdict(place(op), False, "kept as a scan"))
+            found.append(Recurrence(place(op), state, verdict.fired, verdict.why))
     return found
 
 
-def _reasons(steps: Sequence[Step], name: str) -> dict[str, str]:
-    verdicts = (v for step in steps if step.name == name for v in step.log.verdicts)
-    return {v.where: v.why for v in verdicts if not v.fired}
+def _verdicts(steps: Sequence[Step], name: str) -> dict[str, Verdict]:
+    """By place; where a pass has said both at a place, why it did not fire."""
+    verdicts = [v for step in steps if step.name == name for v in step.log.verdicts]
+    return {v.where: v for v in sorted(verdicts, key=lambda v: not v.fired)}
 
 
 def _ternary(op: TernaryMatmul, graph: Graph, tensors: Tensors) -> Layer:

@@ -13,8 +13,13 @@ from mmc.ir.graph import Graph
 from mmc.ir.op import Op, Value
 from mmc.ir.ops.linear import Linear, Matmul
 from mmc.ir.ops.pointwise import Add, Cast, Detach, Div, Mul, Neg, Sub, Where
+from mmc.ir.ops.reduce import CumSum, Mean, Sum
+from mmc.ir.ops.shape import Concat, Expand, Pad, Permute, Reshape, Slice
 from mmc.ir.ops.source import scalar
 from mmc.ir.types import DType
+
+LINEAR = (Add, Sub, Neg, Where, Detach, Cast)
+MIXING = (Linear, Matmul, Sum, Mean, CumSum, Reshape, Permute, Expand, Slice, Concat, Pad)
 
 
 @dataclass(frozen=True)
@@ -43,11 +48,22 @@ def analyse(body: Graph, state: Value) -> dict[Value, Class]:
         if op is state:
             continue
         touched = [v for v in op.operands if classes.get(v) is not None]
-        broken = next((c for v in touched if isinstance(c := classes[v], NotAffine)), None)
-        verdict = None if not touched else broken or _combine(op, classes)
+        verdict = None if not touched else _broken(op, touched, classes) or _combine(op, classes)
         for result in op.results:
             classes[result] = verdict
     return classes
+
+
+def _broken(op: Op, touched: list[Value], classes: dict[Value, Class]) -> NotAffine | None:
+    """What an operand has broken already; what a matrix mixed may still be squashed."""
+    found = [c for v in touched if isinstance(c := classes[v], NotAffine)]
+    nonlinear = next((c for c in found if c.kind == "nonlinear"), None)
+    if nonlinear is not None or not found:
+        return nonlinear
+    scaled = isinstance(op, Mul) and len(touched) == 1
+    scaled = scaled or (isinstance(op, Div) and classes.get(op.y) is None)
+    linear = scaled or isinstance(op, (*LINEAR, *MIXING))
+    return found[0] if linear else NotAffine("nonlinear", f"nonlinear: {_named(op)} of the state")
 
 
 def _combine(op: Op, classes: dict[Value, Class]) -> Class:
@@ -69,7 +85,7 @@ def _combine(op: Op, classes: dict[Value, Class]) -> Class:
             return _chosen(condition, _affine(x, classes), _affine(y, classes))
         case Detach(x) | Cast(x, DType.F32) if x.type.dtype is DType.F32:
             return classes[x]
-        case Linear() | Matmul():
+        case _ if isinstance(op, MIXING):
             return NotAffine("dense", f"dense: {_named(op)} mixes the elements of the state")
         case Mul() | Div():
             return NotAffine("nonlinear", f"nonlinear: {_named(op)} of the state with itself")

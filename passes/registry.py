@@ -12,13 +12,14 @@ from mmc.errors import MmcError
 from mmc.passes.base import Pass, RulePass
 
 PASSES: tuple[str, ...] = (
+    "find-recurrence",
+    "roll-up",
     "strip-ste",
     "canonicalize",
     "fold-constants",
     "find-ternary-linear",
     "find-activation-quantiser",
     "matmul-to-ternary",
-    "find-recurrence",
     "fuse-norm-quantize",
     "share-statistics",
     "merge-projections",

@@ -47,6 +47,7 @@ RARE = {
     "share-statistics",
     "merge-projections",
     "single-step",
+    "roll-up",
 }
 """Passes for which random graphs seldom hold something to do."""
 

@@ -38,7 +38,7 @@ def test_a_pipeline() -> None:
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("nothing", "unknown pass 'nothing'.*one of strip-ste"),
+        ("nothing", "unknown pass 'nothing'.*one of find-recurrence"),
         ("strip-ste,,canonicalize", "cannot read"),
         ("strip-ste canonicalize", "cannot read 'strip-ste canonicalize'"),
         ("pack-ternary{layout=2bit", "cannot read"),
