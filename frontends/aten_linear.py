@@ -153,10 +153,6 @@ def _conv1d(
     return permuted(y, (0, 2, 1))
 
 
-def _causal_conv(call: Call, x: Value, state: Value, w: Value) -> Value:
-    return CausalConv(x, state, w)
-
-
 TABLE: dict[str, Translate] = {
     "aten.linear": _linear,
     "aten.matmul": _matmul,
@@ -172,6 +168,6 @@ TABLE: dict[str, Translate] = {
     "aten.scaled_dot_product_attention": _attention,
     "aten.conv1d": _conv1d,
     "mmc.take_position": lambda call, x, index: TakePosition(x, index),
-    "mmc.causal_conv": _causal_conv,
+    "mmc.causal_conv": lambda call, x, state, w, bias: CausalConv(x, state, w, bias),
     "mmc.conv_window": lambda call, x, state, lengths: ConvWindow(x, state, lengths),
 }

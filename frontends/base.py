@@ -36,6 +36,7 @@ class Imported:
     source: the file, folder or class that it comes from.
     context: how many positions the caches hold; None where the state does not grow.
     substituted: modules that were replaced by traceable equivalents.
+    positive: states that only ever hold positive numbers, and are divided by.
     """
 
     graph: Graph
@@ -49,3 +50,4 @@ class Imported:
     max_positions: int | None = None
     context: int | None = None
     substituted: tuple[Substituted, ...] = ()
+    positive: frozenset[str] = frozenset()

@@ -58,10 +58,24 @@ def _transformer() -> LoadModel:
     return load_transformer
 
 
+def _mamba() -> LoadModel:
+    from mmc.frontends.models.recurrent_checkpoint import load_mamba
+
+    return load_mamba
+
+
+def _rwkv() -> LoadModel:
+    from mmc.frontends.models.recurrent_checkpoint import load_rwkv
+
+    return load_rwkv
+
+
 MODELS: dict[str, Callable[[], LoadModel]] = {
     "hgrn_bit": _hgrn_bit,
     "bitnet": _transformer,
     "llama": _transformer,
+    "mamba": _mamba,
+    "rwkv": _rwkv,
 }
 """model_type to the loader; it is imported only when it is asked for."""
 

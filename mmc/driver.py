@@ -193,7 +193,8 @@ def entries(kind: Kind, core: Graph, target: Target) -> list[tuple[str, Graph, l
     """The entries of the artefact, and the graph and the passes that make each."""
     able = target.capabilities
     factor = [load_pass("factor-norms")] if able.factors else []
-    fuse = [load_pass("fuse-kernels")] if able.kernels else []
+    sums = {"sum_states": able.sums_states}
+    fuse = [load_pass("fuse-kernels", sums)] if able.kernels else []
     if kind != "causal_lm":
         return [("forward", core, [*factor, *fuse])]
     last, single = load_pass("last-position"), load_pass("single-step")
@@ -276,6 +277,8 @@ def probe_inputs(imported: Imported, graph: Graph, seed: int = 0) -> dict[str, n
             probe[op.name] = np.asarray(random.integers(low, high, shape), dtype)
         else:
             probe[op.name] = np.asarray(random.normal(size=shape), dtype)
+            if op.name in imported.positive:
+                probe[op.name] = np.abs(probe[op.name])
             if len(shape) == 4 and POSITION in probe:  # behind the position a cache is empty
                 for cache, known in zip(probe[op.name], probe[POSITION], strict=True):
                     cache[:, known:] = 0

@@ -52,10 +52,14 @@ def is_barrier(op: Op) -> bool:
 
 @dataclass(frozen=True)
 class FuseKernels(Pass):
-    """fuse=False makes a kernel of every single operation, to look for a fault."""
+    """fuse=False makes a kernel of every single operation, to look for a fault.
+
+    sum_states: up to so many rows of a state are summed as they go and never written out.
+    """
 
     name: ClassVar[str] = "fuse-kernels"
     fuse: bool = True
+    sum_states: int = 0
 
     def run(self, graph: Graph, tensors: Tensors, log: Log) -> tuple[Graph, Mapped]:
         groups = Groups(graph)
@@ -63,15 +67,19 @@ class FuseKernels(Pass):
             if not isinstance(op, (*SOURCES, Reshape)):
                 groups.add(op)
         if self.fuse:
-            _join(graph, groups)
+            _join(graph, groups, self.sum_states)
         return _emit(graph, groups, log)
 
 
-def _join(graph: Graph, groups: Groups) -> None:
+def _join(graph: Graph, groups: Groups, sum_states: int) -> None:
     """Say which operations share a kernel."""
     level = _levels(graph)
     for op in reversed(graph.ops):
         if isinstance(op, LinearRecurrence):
+            readers = _sums_of(op, graph, sum_states)
+            if all(groups.alone(reader) for reader in readers):
+                for reader in readers:
+                    groups.join(reader, op)
             _absorb_producers(op, graph, groups)
         elif isinstance(op, Linear):
             _absorb_widening(op, graph, groups)
@@ -111,6 +119,36 @@ def _levels(graph: Graph) -> dict[Op, int]:
         readers = [late[user] for user in graph.users[op]]
         late[op] = soon[op] if is_barrier(op) or not readers else min(readers)
     return late
+
+
+def _sums_of(h: LinearRecurrence, graph: Graph, most: int) -> list[Op]:
+    """What reads a state: sums over one of its axes and the last step; empty if anything else does.
+
+    Such as y = sum of C * h over the state of a selective scan (arXiv:2312.00752, algorithm 2).
+    """
+    found: dict[Op, None] = {}
+    pending: list[Op] = [h]
+    while pending:
+        op = pending.pop()
+        if any(producer(value) is op for value in graph.values):
+            return []
+        for reader in graph.users[op]:
+            found[reader] = None
+            if isinstance(reader, POINTWISE) and reader.types[0].shape == h.type.shape:
+                pending.append(reader)
+            elif not isinstance(reader, Sum) and not _is_last_step(reader, h):
+                return []
+    axes = {op.axis % h.type.rank for op in found if isinstance(op, Sum)}
+    rows = [h.type.shape[axis] for axis in axes - {h.axis, h.type.rank - 1}]
+    fits = len(axes) == len(rows) == 1 and isinstance(rows[0], int) and rows[0] <= most
+    return list(found) if fits else []
+
+
+def _is_last_step(op: Op, h: LinearRecurrence) -> bool:
+    last = h.type.shape[h.axis] - 1
+    if not isinstance(op, Slice) or op.x is not h or op.axis != h.axis:
+        return False
+    return op.start == last and op.length == 1
 
 
 def _absorb_producers(recurrence: LinearRecurrence, graph: Graph, groups: Groups) -> None:

@@ -37,6 +37,8 @@ class Capabilities:
     """Whether it has a `tune`, and takes `BuildOptions.tuning`."""
     factors: bool = False
     """True where norms are taken apart: there each look at a row waits for threads."""
+    sums_states: int = 0
+    """The most rows of a state whose sums are one kernel with its recurrence (`fuse-kernels`)."""
     widens: bool = False
     """True where a dense product can read a matrix of narrower numbers than it computes with."""
     prompt_rows: int = 192

@@ -8,7 +8,7 @@ of each layer, and each kind of layer by itself.
 # pyright: reportUnknownMemberType=false, reportUnknownArgumentType=false
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -26,12 +26,6 @@ BATCH, TIME = 3, 5
 """The sizes to trace with occur nowhere else: torch must not take two for one."""
 
 
-class Trunk(Protocol):
-    """What is between the tokens and the head."""
-
-    layers: nn.ModuleList
-
-
 @dataclass(frozen=True)
 class Given:
     """An example of what a layer reads besides x and its states, and which axes are symbols."""
@@ -41,17 +35,17 @@ class Given:
 
 
 class CausalLm(Protocol):
-    """(ids i64[B, T], lengths i64[B], *states) -> (logits f32[B, T, V], *new states)."""
+    """(ids i64[B, T], lengths i64[B], *states) -> (logits f32[B, T, V], *new states).
 
-    @property
-    def model(self) -> Trunk: ...
+    The layers are the first ModuleList in it.
+    """
 
     @property
     def hidden_size(self) -> int: ...
 
     @property
     def state_shapes(self) -> Mapping[str, tuple[int, ...]]:
-        """Name to shape, without the batch; those of a layer begin with "model.layers.N."."""
+        """Name to shape, without the batch; those of a layer begin with its path and a dot."""
         ...
 
     @property
@@ -87,10 +81,11 @@ def import_causal_lm(module: Any, weights: Mapping[str, Stored] | None = None) -
         state = module.state_dict(keep_vars=True)
         weights = {name: stored_tensor(name, tensor) for name, tensor in state.items()}
     example = Example(module)
-    layers = module.model.layers
-    traces = {f"model.layers.{n}": made for n, made in enumerate(example.trace_layers(layers))}
-    calls = (LayerCall(path, len(example.names_of(n))) for n, path in enumerate(traces))
-    module.model.layers = nn.ModuleList(calls)
+    parts = module.named_modules()
+    path, layers = next((path, part) for path, part in parts if isinstance(part, nn.ModuleList))
+    traces = dict(example.trace_layers(path, layers))
+    calls = (LayerCall(path, len(example.names_of(path))) for path in traces)
+    module.set_submodule(path, nn.ModuleList(calls))
     names = tuple(module.state_shapes)
     try:
         return import_module(
@@ -103,7 +98,7 @@ def import_causal_lm(module: Any, weights: Mapping[str, Stored] | None = None) -
             layers=traces,
         )
     finally:
-        module.model.layers = layers
+        module.set_submodule(path, layers)
 
 
 class Example:
@@ -120,29 +115,26 @@ class Example:
         dtype = self._module.state_types.get(name, torch.float32)
         return torch.zeros(shape, dtype=dtype, device=self._device)
 
-    def names_of(self, layer: int) -> list[str]:
+    def names_of(self, path: str) -> list[str]:
         """The states of a layer."""
-        prefix = f"model.layers.{layer}."
-        return [name for name in self._module.state_shapes if name.startswith(prefix)]
+        return [name for name in self._module.state_shapes if name.startswith(f"{path}.")]
 
-    def trace_layers(self, layers: nn.ModuleList) -> list[Traced]:
-        """The trace of each layer."""
+    def trace_layers(self, path: str, layers: nn.ModuleList) -> Iterator[tuple[str, Traced]]:
+        """The path and the trace of each layer."""
         made: dict[object, Traced] = {}
-        found: list[Traced] = []
         for n, layer in enumerate(layers):
             given = self._module.given(n)
             parts = [(k, t.dtype, t.shape) for k, t in layer.state_dict(keep_vars=True).items()]
             key = (*(each is None for each in given), repr(layer), *parts)
             if key not in made:
-                made[key] = self._trace_layer(layer, n, given)
-            found.append(made[key])
-        return found
+                made[key] = self._trace_layer(layer, f"{path}.{n}", given)
+            yield f"{path}.{n}", made[key]
 
-    def _trace_layer(self, layer: nn.Module, n: int, given: Sequence[Given | None]) -> Traced:
+    def _trace_layer(self, layer: nn.Module, path: str, given: Sequence[Given | None]) -> Traced:
         x = torch.zeros((BATCH, TIME, self._module.hidden_size), device=self._device)
         # Each a tensor of its own: torch takes one that is passed twice for one input.
         examples = [g if g is None else g.example.to(self._device).clone() for g in given]
         axes = [g if g is None else g.axes for g in given]
-        states = [self.state(name) for name in self.names_of(n)]
+        states = [self.state(name) for name in self.names_of(path)]
         shapes = ({0: B, 1: T}, *axes, ({0: B},) * len(states))
         return trace(layer, (x, *examples, *states), shapes)

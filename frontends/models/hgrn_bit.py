@@ -14,11 +14,11 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
-from torch._higher_order_ops.scan import scan_op
 
 from mmc.frontends.models.bit_linear import BitLinear, RmsNorm, Storage
 from mmc.frontends.models.causal_lm import BATCH, B, Given
 from mmc.frontends.models.hgrn_bit_config import HgrnBitConfig
+from mmc.frontends.models.recurrence import recurrence
 
 
 @dataclass(frozen=True)
@@ -43,18 +43,6 @@ class ShortConv(nn.Module):
     def forward(self, x: Tensor, state: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
         y = torch.ops.mmc.causal_conv(x, state, self.weight.squeeze(1))
         return nn.functional.silu(y), torch.ops.mmc.conv_window(x, state, lengths)
-
-
-def _step(h: Tensor, f: Tensor, i: Tensor) -> tuple[Tensor, Tensor]:
-    """Carry and slices, as torch's scan passes them; it wants results that share no memory."""
-    h = f * h + i
-    return h, h.clone()
-
-
-def recurrence(h: Tensor, f: Tensor, i: Tensor) -> Tensor:
-    """Every h[:, t] = f[:, t] * h[:, t-1] + i[:, t]; f, i [B, T, D], h [B, D] the state before."""
-    _, hs = scan_op(_step, [h], [f.movedim(1, 0), i.movedim(1, 0)], ())
-    return hs.movedim(0, 1)
 
 
 class Mixer(nn.Module):
@@ -87,7 +75,7 @@ class Mixer(nn.Module):
         f = f.sigmoid()
         if lower_bound is not None:
             f = lower_bound + (1 - lower_bound) * f
-        hs = recurrence(h, f, nn.functional.silu(i) * (1 - f))
+        _, hs = recurrence(h, f, nn.functional.silu(i) * (1 - f))
         h = torch.ops.mmc.take_position(hs, lengths - 1).squeeze(1)
         return self.o_proj(self._gated(self.g_proj(x), hs)), [h, *windows]
 

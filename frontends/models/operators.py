@@ -13,7 +13,7 @@ from torch import Tensor
 _LIBRARY = torch.library.Library("mmc", "DEF")
 _LIBRARY.define("round_half_away(Tensor x) -> Tensor")
 _LIBRARY.define("take_position(Tensor x, Tensor index) -> Tensor")
-_LIBRARY.define("causal_conv(Tensor x, Tensor state, Tensor w) -> Tensor")
+_LIBRARY.define("causal_conv(Tensor x, Tensor state, Tensor w, Tensor? bias=None) -> Tensor")
 _LIBRARY.define("conv_window(Tensor x, Tensor state, Tensor lengths) -> Tensor")
 _LIBRARY.define("rotary(Tensor x, Tensor cos, Tensor sin) -> Tensor")
 _LIBRARY.define("cache_append(Tensor cache, Tensor x, Tensor position, Tensor lengths) -> Tensor")
@@ -38,10 +38,10 @@ def take_position(x: Tensor, index: Tensor) -> Tensor:
 
 
 @torch.library.impl(_LIBRARY, "causal_conv", "CompositeExplicitAutograd")
-def causal_conv(x: Tensor, state: Tensor, w: Tensor) -> Tensor:
+def causal_conv(x: Tensor, state: Tensor, w: Tensor, bias: Tensor | None = None) -> Tensor:
     """Depthwise: x [B, T, D], the width - 1 inputs before it [B, width - 1, D], w [D, width]."""
     past = torch.cat([state, x], 1).transpose(1, 2)
-    return torch.nn.functional.conv1d(past, w.unsqueeze(1), groups=w.shape[0]).transpose(1, 2)
+    return torch.nn.functional.conv1d(past, w.unsqueeze(1), bias, groups=len(w)).transpose(1, 2)
 
 
 @torch.library.impl(_LIBRARY, "conv_window", "CompositeExplicitAutograd")
@@ -101,7 +101,7 @@ def _one_position(x: Tensor, index: Tensor) -> Tensor:
 
 
 @torch.library.register_fake("mmc::causal_conv", lib=_LIBRARY)
-def _convolved(x: Tensor, state: Tensor, w: Tensor) -> Tensor:
+def _convolved(x: Tensor, state: Tensor, w: Tensor, bias: Tensor | None = None) -> Tensor:
     return torch.empty_like(x)
 
 

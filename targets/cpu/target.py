@@ -39,6 +39,7 @@ class CpuTarget(Target):
         "x86-64 through TVM and LLVM: AVX-512 VNNI, AVX-VNNI, AVX2, or neither",
         ("auto", "2bit", "1.67bit", "1.6bit"),
         kernels=True,
+        sums_states=1024,
         widens=True,
     )
 
@@ -52,13 +53,13 @@ class CpuTarget(Target):
         return missing + processor_problems()
 
     def unsupported(self, graph: Graph) -> list[tuple[Op, str]]:
-        from mmc.targets.tvm.attention import has_kernel
         from mmc.targets.tvm.coverage import unsupported
         from mmc.targets.tvm.plan import unplaced
+        from mmc.targets.tvm.program import SPECIAL
 
         wrong = unplaced(graph)
         for op in graph:
-            if not isinstance(op, Kernel) or has_kernel(op.body):
+            if not isinstance(op, Kernel) or any(kind.has_kernel(op.body) for kind in SPECIAL):
                 continue
             if not any(isinstance(inner, TernaryMatmul) for inner in op.body):
                 wrong += [

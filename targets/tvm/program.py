@@ -24,7 +24,7 @@ from mmc.ir.ops.source import Weight
 from mmc.ir.packing import Layout
 from mmc.ir.types import Dim, numel, static_shape
 from mmc.targets.layout import ALIGNMENT, aligned
-from mmc.targets.tvm import attention, dense, rows
+from mmc.targets.tvm import attention, dense, rows, steps
 from mmc.targets.tvm.host import Entry, Kernel, KernelCall, Pointer, Tensor, build, size_variable
 from mmc.targets.tvm.memory import size_of
 from mmc.targets.tvm.plan import (
@@ -41,10 +41,15 @@ EmitMatmul = Callable[[int, int, Layout], Kernel]
 """Makes the kernel of a ternary matmul: rows n, columns k, layout."""
 
 
+SPECIAL = (attention, steps)
+"""Modules with kernels for bodies of a form of their own."""
+
+
 def _emitter(body: Graph) -> Callable[[Graph, str], Kernel]:
     """What writes the kernel of a body."""
-    if attention.has_kernel(body):
-        return attention.emit
+    special = next((kind for kind in SPECIAL if kind.has_kernel(body)), None)
+    if special is not None:
+        return special.emit
     return rows.emit if dense.lone_linear(body) is None else dense.emit
 
 
