@@ -48,9 +48,7 @@ Debug = Annotated[
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object.")]
 Checkpoint = Annotated[
     Path,
-    typer.Argument(
-        help="A directory in Hugging Face layout, MODEL.gguf, MODEL.onnx or MODEL.pt2."
-    ),
+    typer.Argument(help="A directory in Hugging Face layout, MODEL.gguf, MODEL.onnx or MODEL.pt2."),
 ]
 Out = Annotated[Path, typer.Argument(help="An artefact that `mmc compile` wrote.")]
 
