@@ -31,20 +31,22 @@ class Board:
     uram: int
     """Blocks of 288 kbit."""
     dsp: int
-    memory_channels: int
+    memory_ports: int
+    """Ports that a design can read through at the same time."""
+    port_gbps: float
+    """One of them, at its peak."""
     memory_gbps: float
-    """All channels together, at their peak."""
+    """All together, at their peak."""
     memory_gigabytes: float
     memory_efficiency: float
     """The part of the peak that long sequential reads reach."""
     clock_mhz: float
     source: Mapping[str, str]
-    """Where the figures come from: "logic", "memory", "clock", "efficiency"."""
+    """Where the figures come from: "logic", "memory", "ports", "clock", "efficiency"."""
 
-    @property
-    def bytes_per_second(self) -> float:
-        """What sequential reads get."""
-        return self.memory_gbps * 1e9 * self.memory_efficiency
+    def bytes_per_second(self, ports: int) -> float:
+        """What sequential reads get through so many ports."""
+        return min(self.memory_gbps, ports * self.port_gbps) * 1e9 * self.memory_efficiency
 
     @property
     def memory_bits(self) -> int:

@@ -34,6 +34,10 @@ from mmc.targets.fpga.resources import Resources
 
 LANES = (2, 4, 8, 16, 32, 64)
 ROWS_PER_LANE = (1, 2, 4)
+WORD_BITS = (128, 256, 512, 1024)
+"""Of a port; AXI4 has no wider ones, and a bridge makes narrower ones of them."""
+FILLED = 0.9
+"""The part of what is read that is weights at least."""
 LARGEST_BEAT = 65_536
 """Bits; wider is no engine that anybody places."""
 MOST = 4.0
@@ -41,7 +45,7 @@ MOST = 4.0
 
 TRIED = 24
 """Engines that are looked at closely."""
-ENOUGH = 0.99
+ENOUGH = 0.998
 """What is as good as the best: a smaller engine is worth that much."""
 
 
@@ -118,8 +122,7 @@ def _candidates(plan: Plan, board: Board, names: list[str]) -> Iterator[_Candida
 
 def _engines(plan: Plan, board: Board, names: list[str]) -> Iterator[Engine]:
     whole = math.gcd(plan.hidden, plan.inner, plan.wide)
-    bits = board.bytes_per_second / (board.clock_mhz * 1e6) * 8
-    word_bits = 512 if board.memory_channels > 1 else 128
+    bits = board.bytes_per_second(board.memory_ports) / (board.clock_mhz * 1e6) * 8
     for name in names:
         codec = CODECS[name]
         trits = 5 if codec.trits == 5 else 3
@@ -127,10 +130,19 @@ def _engines(plan: Plan, board: Board, names: list[str]) -> Iterator[Engine]:
             for columns in _columns(plan, lanes * trits):
                 for rows in (lanes * n for n in ROWS_PER_LANE):
                     beat = rows * columns * codec.bits // codec.trits
-                    ports = -(-beat // word_bits)
-                    fits = beat <= min(LARGEST_BEAT, max(MOST * bits, 2 * word_bits))
-                    if fits and beat > 0.9 * ports * word_bits:  # little of what is read is filling
+                    if beat > min(LARGEST_BEAT, max(MOST * bits, 2 * WORD_BITS[0])):
+                        continue
+                    for word_bits, ports in _ports(board, beat):
                         yield Engine(rows, columns, name, lanes, word_bits, ports)
+
+
+def _ports(board: Board, beat: int) -> Iterator[tuple[int, int]]:
+    """The narrowest words, so the most ports, that read a beat with little filling; or none."""
+    for word_bits in WORD_BITS:
+        ports = -(-beat // word_bits)
+        if ports <= board.memory_ports and beat > FILLED * ports * word_bits:
+            yield word_bits, ports
+            return
 
 
 def _columns(plan: Plan, unit: int) -> list[int]:
@@ -211,7 +223,10 @@ def on_chip(plan: Plan, board: Board) -> OnChip:
     Reading a block RAM takes no time, so engines may be as large as look-up tables allow; among
     those that fill up little, the fastest.
     """
-    free = replace(board, memory_gbps=1e6, memory_gigabytes=1e6, memory_efficiency=1.0)
+    free = replace(
+        board, memory_ports=LARGEST_BEAT, port_gbps=1e6, memory_gbps=1e6, memory_gigabytes=1e6,
+        memory_efficiency=1.0,
+    )  # fmt: skip
     fitting = [c for c in _candidates(plan, free, ["8b5t"]) if not c.too_much]
     if not fitting:
         raise _too_small(plan, board, fitting)

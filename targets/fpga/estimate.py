@@ -49,7 +49,8 @@ class Estimate:
     @property
     def bound(self) -> str:
         """What a faster board would have to have more of."""
-        busy = self.bytes_per_token / self.board.bytes_per_second * self.tokens_per_second
+        rate = self.board.bytes_per_second(self.engine.ports)
+        busy = self.bytes_per_token / rate * self.tokens_per_second
         return "memory" if busy > 0.95 else "engine"
 
     @property
@@ -88,7 +89,8 @@ def beats_per_cycle(plan: Plan, board: Board, engine: Engine) -> float:
     """What the memory delivers, less what constants take of it."""
     beats = weight_beats(plan, engine) * engine.beat_bytes
     share = beats / (beats + constant_bytes(plan))
-    return share * board.bytes_per_second / (board.clock_mhz * 1e6) / engine.beat_bytes
+    rate = board.bytes_per_second(engine.ports) / (board.clock_mhz * 1e6)
+    return share * rate / engine.beat_bytes
 
 
 def weight_beats(plan: Plan, engine: Engine) -> int:
@@ -115,7 +117,7 @@ def assess(plan: Plan, board: Board, engine: Engine) -> Estimate:
     delivered = beats_per_cycle(plan, board, engine)
     moved = weight_beats(plan, engine) * engine.beat_bytes + constant_bytes(plan)
     # Tokens follow one another: none can take less than its bytes.
-    least = moved / board.bytes_per_second * board.clock_mhz * 1e6
+    least = moved / board.bytes_per_second(engine.ports) * board.clock_mhz * 1e6
     found: list[Estimate] = []
     for ahead in AHEAD:
         needs = demand(plan, engine, ahead, board)

@@ -91,11 +91,11 @@ class Project:
 
 
 def memory_port(board: Board, port: int) -> str:
-    """Where v++ connects a port: a channel of its own as long as there are enough."""
+    """Where v++ connects a port: one of its own, but that of constants may share the first."""
+    port %= board.memory_ports
     if "Zynq" in board.device:
-        return f"HP{port % 4}"
-    channels = board.memory_channels
-    return f"{'HBM' if channels > 4 else 'DDR'}[{port % channels}]"
+        return f"HP{port}" if port < 4 else f"HPC{port - 4}"
+    return f"{'HBM' if board.memory_ports > 4 else 'DDR'}[{port}]"
 
 
 def copy_library(folder: Path) -> None:
