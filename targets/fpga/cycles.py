@@ -20,12 +20,12 @@ TABLES = 31
 """Cycles in which an engine writes its tables: 27 entries and four stages on their way."""
 WINDOW = 1
 """Stages between the memory of activations and the engine's window."""
-SCALE_STAGES = 13
+SCALE_STAGES = 15
 """Of norm_quantise, with what feeds it, less the levels of its trees."""
-FINISH_STAGES = 35
+FINISH_STAGES = 47
 """From a sum to the last number that is made of it."""
-APPLY_STAGES = 40
-SHIFT, ROOT, RANGE, APPLY = 9, 43, 26, 13
+APPLY_STAGES = 54
+SHIFT, ROOT, RANGE, APPLY = 9, 43, 26, 14
 """Cycles of the scalar unit's commands."""
 LATENCY, BURST = 100, 16
 """Of a memory: cycles to the first word of a burst; words of a burst (memory_reader.sv)."""
@@ -38,6 +38,11 @@ def levels(n: int) -> int:
     return (n - 1).bit_length()
 
 
+def ternary_levels(n: int) -> int:
+    """Registers of a tree that adds three of n numbers at a time."""
+    return 0 if n == 1 else 1 + ternary_levels(-(-n // 3))
+
+
 def product_cycles(engine: Engine, slices: int, groups: int) -> int:
     """From start to idle: every slice writes its tables, then takes a beat a cycle.
 
@@ -46,7 +51,7 @@ def product_cycles(engine: Engine, slices: int, groups: int) -> int:
     """
     window = engine.columns // engine.lanes
     late = max(0, window + WINDOW - groups)
-    fill = window + levels(tables_of(engine)) + 6
+    fill = window + ternary_levels(tables_of(engine)) + 6
     return slices * (TABLES + groups) + (slices - 1) * late + fill
 
 

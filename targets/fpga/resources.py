@@ -67,13 +67,15 @@ def _blocks(width: int, depth: int, words: int, bits: int) -> float:
 
 
 def tree_bits(n: int, width: int) -> tuple[int, int]:
-    """Adder bits and registers of adder_tree."""
-    adders = registers = 0
+    """Look-up tables and registers of ternary_adder_tree."""
+    most = width + math.ceil(math.log2(n))
+    tables = registers = 0
     while n > 1:
-        adders += n // 2 * (width + 1)
-        n, width = (n + 1) // 2, width + 1
+        width = min(width + 2, most)
+        tables += (n + 1) // 3 * width
+        n = math.ceil(n / 3)
         registers += n * width
-    return adders, registers
+    return tables, registers
 
 
 def engine(parameters: Mapping[str, int]) -> Resources:
@@ -97,7 +99,7 @@ def engine(parameters: Mapping[str, int]) -> Resources:
     )
 
 
-DECODE_LUT = (8.0, 0.0, 5.0)
+DECODE_LUT = (5.0, 0.0, 5.0)
 """Of a group of weights, by codec."""
 WRITER_LUT, WRITER_FF = 19, 28
 """Of a table: 11 bits of accumulator and 8 of choice; registers of both and of the entry."""

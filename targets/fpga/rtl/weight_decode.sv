@@ -15,14 +15,20 @@ module weight_decode #(
     input  wire [    GROUPS*BITS-1:0] word,
     output reg  [GROUPS*TABLES*5-1:0] addresses
 );
+  // The five bits of a as functions of the six of a group of CODEC 0.
+  function automatic [64*5-1:0] table_of_sums(input integer unused);
+    integer n;
+    for (n = 0; n < 64; n = n + 1)
+      table_of_sums[5*n+:5] = {3'd0, n[1:0]} + 5'd3 * {3'd0, n[3:2]} + 5'd9 * {3'd0, n[5:4]};
+  endfunction
+  localparam [64*5-1:0] SUMS = table_of_sums(0);
+
   genvar g;
   generate
     for (g = 0; g < GROUPS; g = g + 1) begin : g_group
       wire [BITS-1:0] code = word[BITS*g+:BITS];
       if (CODEC == 0) begin : g_pairs
-        wire [4:0] a = {3'd0, code[1:0]} + {3'd0, code[3:2]} + {2'd0, code[3:2], 1'b0}
-                     + {3'd0, code[5:4]} + {code[5:4], 3'd0};
-        always @(posedge clk) addresses[5*g+:5] <= a;
+        always @(posedge clk) addresses[5*g+:5] <= SUMS[5*code+:5];
       end else if (CODEC == 1) begin : g_threes
         always @(posedge clk) addresses[5*g+:5] <= code;
       end else begin : g_fives
