@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from mmc.errors import MmcError
+from mmc.targets.fpga.chip import bitstream
 from mmc.targets.fpga.executable import compile_cpp
 from mmc.targets.fpga.written import pnr, rtlsim, synth
 
@@ -61,6 +62,7 @@ def hls(folder: Path, choice: object) -> Report:
 
 
 STEPS: Mapping[str, Callable[[Path, object], Report]] = {
-    "csim": csim, "rtlsim": rtlsim, "synth": synth, "pnr": pnr, "hls": hls,
+    "csim": csim, "rtlsim": rtlsim, "synth": synth, "pnr": pnr, "bitstream": bitstream,
+    "hls": hls,
 }  # fmt: skip
 """Name to function; what is chosen (True, or the name of a tool) comes as second argument."""
