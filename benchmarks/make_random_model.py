@@ -132,6 +132,12 @@ def values(random: np.random.Generator, shape: tuple[int, ...]) -> np.ndarray:
     return (noise + (len(shape) == 1)).astype(ml_dtypes.bfloat16)
 
 
+def shape_of(text: str) -> tuple[int, int, int]:
+    """Width, layers and vocabulary of a name or of WIDTHxLAYERSxVOCAB."""
+    width, layers, vocab = SHAPES.get(text.lower()) or map(int, text.split("x"))
+    return width, layers, vocab
+
+
 def main() -> None:
     """Read the command line."""
     parser = argparse.ArgumentParser(
@@ -140,9 +146,7 @@ def main() -> None:
     parser.add_argument("shape", help=f"{', '.join(SHAPES)} or WIDTHxLAYERSxVOCAB")
     parser.add_argument("folder", type=Path)
     given = parser.parse_args()
-    known = SHAPES.get(given.shape.lower())
-    width, layers, vocab = known or (int(n) for n in given.shape.split("x"))
-    count = write(given.folder, width, layers, vocab)
+    count = write(given.folder, *shape_of(given.shape))
     print(f"{given.folder}: {count / 1e6:.2f} M parameters")
 
 

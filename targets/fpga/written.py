@@ -6,6 +6,7 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from resource import RUSAGE_CHILDREN, getrusage
 from typing import Any
 
 import numpy as np
@@ -79,7 +80,9 @@ def rtlsim(folder: Path, choice: object) -> Mapping[str, Any]:
     given = written.estimate()
     built = folder / "build" / "rtlsim"
     simulator = Simulator(written.plan, written.engine, built, given.ahead)
+    before = getrusage(RUSAGE_CHILDREN).ru_utime
     found = simulator.run(written.tensors, ids, Memory(latency=1))
+    seconds = (getrusage(RUSAGE_CHILDREN).ru_utime - before) / len(ids)
     for token, expected in zip(found, written.logits(ids), strict=True):
         if not same_logits(token, expected):
             raise MmcError("the RTL's logits are not the interpreter's", str(folder), "a defect")
@@ -89,6 +92,7 @@ def rtlsim(folder: Path, choice: object) -> Mapping[str, Any]:
         "identical_logits": True,
         "cycles": [token.cycles for token in found],
         "formula": token_cycles(rows, written.engine),
+        "cpu_seconds_of_a_token": round(seconds, 2),
         "with_memory": {
             "cycles": slow[-1].cycles, "starved": slow[-1].starved,
             "memory_idle": slow[-1].memory_idle,
@@ -100,7 +104,8 @@ def board_memory(given: Estimate) -> Memory:
     """The board's memory as the bench takes it: bytes of a beat without filling."""
     board, engine = given.board, given.engine
     filled = program.beat_bytes(engine) / engine.beat_bytes
-    return Memory(100, board.bytes_per_second / (board.clock_mhz * 1e6) * filled)
+    rate = board.bytes_per_second(engine.ports) / (board.clock_mhz * 1e6)
+    return Memory(100, rate * filled)
 
 
 def same_logits(token: Token, expected: np.ndarray) -> bool:
