@@ -52,6 +52,12 @@ def _hgrn_bit() -> LoadModel:
     return load_hgrn_bit
 
 
+def _hybrid() -> LoadModel:
+    from mmc.frontends.models.hybrid_checkpoint import load_hybrid
+
+    return load_hybrid
+
+
 def _transformer() -> LoadModel:
     from mmc.frontends.models.transformer_checkpoint import load_transformer
 
@@ -72,6 +78,7 @@ def _rwkv() -> LoadModel:
 
 MODELS: dict[str, Callable[[], LoadModel]] = {
     "hgrn_bit": _hgrn_bit,
+    "mmc_hybrid": _hybrid,
     "bitnet": _transformer,
     "llama": _transformer,
     "mamba": _mamba,

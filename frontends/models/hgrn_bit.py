@@ -158,12 +158,12 @@ class Trunk(nn.Module):
         self, ids: Tensor, lengths: Tensor, states: Iterator[tuple[Tensor, ...]]
     ) -> tuple[Tensor, list[Tensor]]:
         x, made = self.embeddings(ids), []
-        for layer, bound, state in zip(self.layers, self._bounds(), states, strict=True):
+        for layer, bound, state in zip(self.layers, self.bounds(), states, strict=True):
             x, *state = layer(x, lengths, bound, *state)
             made += state
         return self.norm(x), made
 
-    def _bounds(self) -> list[Tensor | None]:
+    def bounds(self) -> list[Tensor | None]:
         """The forget gate's lower bound in each layer; there is none in the first."""
         if not hasattr(self, "lower_bounds"):
             return [None] * len(self.layers)

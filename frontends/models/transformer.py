@@ -23,7 +23,7 @@ from mmc.ir.ops.attention import POSITION
 FREQUENCIES = "model.rotary.frequencies"
 """A parameter that no checkpoint holds: `Rope.frequencies`."""
 
-_QUANTISER = Quantiser(norm_eps=None, rounding="half_even")
+QUANTISER = Quantiser(norm_eps=None, rounding="half_even")
 
 
 @dataclass(frozen=True)
@@ -41,7 +41,7 @@ class Build:
         if self.config.is_dense(path):
             return nn.Linear(inputs, outputs, bias)
         storage = self.storage.get(f"{path}.weight", "master")
-        return BitLinear(inputs, outputs, _QUANTISER, storage)
+        return BitLinear(inputs, outputs, QUANTISER, storage)
 
     def norm(self, width: int) -> RmsNorm:
         return RmsNorm(width, self.config.rms_norm_eps)

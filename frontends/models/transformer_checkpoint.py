@@ -19,7 +19,7 @@ from mmc.ir.types import DType, TensorType
 MOST_CONTEXT = 4096
 """Positions of a cache where nobody asks for more: memory goes with them."""
 
-_UNUSED = re.compile(r"model\.layers\.\d+\.self_attn\.rotary_emb\.inv_freq|lm_head\.weight")
+UNUSED = re.compile(r"model\.layers\.\d+\.self_attn\.rotary_emb\.inv_freq|lm_head\.weight")
 """Older checkpoints hold the frequencies, some the head although it is the embedding."""
 
 
@@ -38,11 +38,7 @@ def load_transformer(checkpoint: Checkpoint) -> Imported:
     """The model of (ids, lengths, states); raises MmcError where tensors and config disagree."""
     source = checkpoint.source
     config = TransformerConfig.parse(checkpoint.config, source)
-    context = checkpoint.context or min(config.max_positions, MOST_CONTEXT)
-    if context > config.max_positions:
-        raise MmcError(
-            f"a context of {context} is more than the model's {config.max_positions}", source
-        )
+    context = chosen_context(checkpoint, config.max_positions, source)
     storage = storage_of(checkpoint, source)
     with torch.device("meta"):
         module = TransformerForCausalLM(config, context, storage).eval()
@@ -51,7 +47,7 @@ def load_transformer(checkpoint: Checkpoint) -> Imported:
     made = Stored(FREQUENCIES, TensorType(DType.F32, frequencies.shape), lambda: frequencies)
     store = {each.name: each for each in map(_renamed, checkpoint.store.values())}
     store[FREQUENCIES] = made
-    weights = matched(module, store, str(checkpoint.path), tied=tied, unused=_UNUSED)
+    weights = matched(module, store, str(checkpoint.path), tied=tied, unused=UNUSED)
     return replace(
         import_causal_lm(module, weights),
         kind="causal_lm",
@@ -59,3 +55,11 @@ def load_transformer(checkpoint: Checkpoint) -> Imported:
         max_positions=config.max_positions,
         context=context,
     )
+
+
+def chosen_context(checkpoint: Checkpoint, most: int, source: str) -> int:
+    """The positions of a cache; raise MmcError for more than the model has."""
+    context = checkpoint.context or min(most, MOST_CONTEXT)
+    if context > most:
+        raise MmcError(f"a context of {context} is more than the model's {most}", source)
+    return context

@@ -1,0 +1,115 @@
+"""BitLinear for training: norm, quantisation and product in one function that keeps x alone.
+
+The fused form of arXiv:2406.02528, section 3.2: what the backward pass needs besides x and the
+parameters (the normalised x, its int8, the ternary matrix) is computed again there.
+"""
+
+# Torch's stubs leave these types unknown.
+# pyright: reportUnknownMemberType=false, reportUnknownArgumentType=false, reportUnknownVariableType=false, reportUnknownLambdaType=false
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from mmc.frontends.models.bit_linear import ROUNDINGS, Quantiser, RmsNorm
+from mmc.frontends.models.bit_linear import BitLinear as Reference
+from mmc.frontends.models.operators import round_half_away
+
+_ROUNDINGS = {**ROUNDINGS, "half_away": round_half_away}
+"""The plain function, which torch.compile sees into, in the place of the traced operator."""
+
+INIT_STD = 0.02
+"""Of matrices that start at random, as in the released configuration (initializer_range)."""
+
+
+class BitLinear(Reference):
+    """x [..., inputs] -> [..., outputs] in x's type, or in autocast's."""
+
+    def __init__(self, inputs: int, outputs: int, quantiser: Quantiser | None = None) -> None:
+        super().__init__(inputs, outputs, quantiser or Quantiser())
+        nn.init.normal_(self.weight, std=INIT_STD)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return bit_linear(x, self.weight, self.gain, self.quantiser)
+
+    @torch.no_grad()
+    def settle(self) -> None:
+        """Make the master weights what they are rounded to; the product stays the same.
+
+        In training many weights come to lie beside a threshold, and another number format would
+        push them all to one side.  Each becomes -c, 0 or c; c keeps the mean of their sizes.
+        """
+        trits, scale = _weights(self.weight, self.quantiser.eps)
+        self.weight.copy_(trits / (scale * trits.abs().mean().clamp(min=1e-9)))
+
+    @property
+    def gain(self) -> Tensor | None:
+        """Of its norm, where it has one."""
+        return self.norm.weight if isinstance(self.norm, RmsNorm) else None
+
+
+def bit_linear(x: Tensor, weight: Tensor, gain: Tensor | None, quantiser: Quantiser) -> Tensor:
+    """`Reference.forward` of x [..., K], weight [N, K], gain [K]; None where there is no norm.
+
+    The factors of the product are whole numbers up to 128, which bfloat16 holds: under autocast
+    the sums are exact, and only y is rounded.
+    """
+    eps, rounding = quantiser.eps, quantiser.rounding
+    return _BitLinear.apply(x, weight, gain, quantiser.norm_eps or 0.0, eps, rounding)
+
+
+def _normalise(x: Tensor, eps: float) -> tuple[Tensor, Tensor]:
+    """X over its root mean square, and the inverse of that."""
+    inverse = (x.square().mean(-1, keepdim=True) + eps).rsqrt()
+    return x * inverse, inverse
+
+
+def _activations(x: Tensor, eps: float, rounding: str) -> tuple[Tensor, Tensor]:
+    """Whole numbers from -128 to 127, and what they are to be divided by, one a token."""
+    scale = 127 / x.abs().amax(-1, keepdim=True).clamp(min=eps)
+    return _ROUNDINGS[rounding](x * scale).clamp(-128, 127), scale
+
+
+def _weights(w: Tensor, eps: float) -> tuple[Tensor, Tensor]:
+    """-1, 0 or 1, and what they are to be divided by, one for the matrix."""
+    scale = 1 / w.abs().mean().clamp(min=eps)
+    return (w * scale).round().clamp(-1, 1), scale
+
+
+class _BitLinear(torch.autograd.Function):
+    @staticmethod
+    def forward(
+        x: Tensor, weight: Tensor, gain: Tensor | None, norm_eps: float, eps: float, rounding: str
+    ) -> Tensor:
+        y = x.float()
+        if gain is not None:
+            y = _normalise(y, norm_eps)[0] * gain
+        q, scale = _activations(y, eps, rounding)
+        trits, weight_scale = _weights(weight.float(), eps)
+        sums = nn.functional.linear(q, trits)
+        return (sums / (scale * weight_scale)).to(sums.dtype)
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+        x, weight, gain, *ctx.options = inputs
+        ctx.save_for_backward(x, weight, gain)
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
+        (grad,), (x, weight, gain) = grads, ctx.saved_tensors
+        norm_eps, eps, rounding = ctx.options
+        unit, inverse = _normalise(x.float(), norm_eps) if gain is not None else (x.float(), 1.0)
+        q, scale = _activations(unit if gain is None else unit * gain, eps, rounding)
+        trits, weight_scale = _weights(weight.float(), eps)
+        rows = (grad / scale).to(grad.dtype).flatten(0, -2)
+        grad_weight = (rows.mT @ q.to(grad.dtype).flatten(0, -2)).to(weight.dtype)
+        grad_y = (grad @ trits.to(grad.dtype)).float() / weight_scale
+        if gain is None:
+            return grad_y.to(x.dtype), grad_weight, None, None, None, None
+        grad_gain = (grad_y * unit).flatten(0, -2).sum(0)
+        grad_unit = grad_y * gain
+        mean = (grad_unit * unit).mean(-1, keepdim=True)
+        grad_x = inverse * (grad_unit - unit * mean)
+        return grad_x.to(x.dtype), grad_weight, grad_gain, None, None, None

@@ -1,0 +1,54 @@
+"""The MLGRU for training: every position at once (arXiv:2406.02528, section 3.3.1)."""
+
+# Torch's stubs leave these types unknown.
+# pyright: reportUnknownMemberType=false, reportUnknownArgumentType=false
+from __future__ import annotations
+
+from torch import Tensor, nn
+
+from mmc.frontends.models.bit_linear import Quantiser, RmsNorm
+from mmc.frontends.models.hgrn_bit_config import GATE_ORDERS
+from mmc.nn.bit_linear import BitLinear
+from mmc.nn.recurrence import linear_scan
+
+
+class MLGRU(nn.Module):
+    """x [B, T, width] -> [B, T, width]: `Mixer` of frontends/models/hgrn_bit.py, from no state.
+
+    gate_order: see `GATE_ORDERS`.  norm_eps: of the gate's norm.
+    """
+
+    def __init__(
+        self,
+        width: int,
+        gate_order: str = "released",
+        norm_eps: float = 1e-6,
+        quantiser: Quantiser | None = None,
+    ) -> None:
+        super().__init__()
+        if gate_order not in GATE_ORDERS:
+            raise ValueError(f"gate_order {gate_order!r} is none of {', '.join(GATE_ORDERS)}")
+        self.gate_order = gate_order
+        self.i_proj = BitLinear(width, width, quantiser)
+        self.f_proj = BitLinear(width, width, quantiser)
+        self.g_proj = BitLinear(width, width, quantiser)
+        if gate_order != "paper":
+            self.g_norm = RmsNorm(width, norm_eps)
+        self.o_proj = BitLinear(width, width, quantiser)
+
+    def forward(self, x: Tensor, lower_bound: Tensor | None = None) -> Tensor:
+        # Gates in float32: a bfloat16 holds no decay between 0.996 and 1.
+        f = self.f_proj(x).float().sigmoid()
+        if lower_bound is not None:
+            f = lower_bound + (1 - lower_bound) * f
+        h = linear_scan(f, nn.functional.silu(self.i_proj(x).float()) * (1 - f))
+        return self.o_proj(self._gated(self.g_proj(x), h))
+
+    def _gated(self, g: Tensor, h: Tensor) -> Tensor:
+        match self.gate_order:
+            case "released":
+                return self.g_norm(g.float()) * h * h.sigmoid()
+            case "hgrn":
+                return self.g_norm(h) * nn.functional.silu(g)
+            case _:
+                return g.sigmoid() * h
