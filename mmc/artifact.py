@@ -215,16 +215,16 @@ def _own_digest(manifest: Mapping[str, Any]) -> str:
     return hashlib.sha256(json.dumps(rest, sort_keys=True).encode()).hexdigest()
 
 
-def refuse_other_folder(out: Path) -> None:
-    """Raise MmcError where `out` is something that must not be replaced."""
-    if out.exists() and not (out / MANIFEST).is_file():
-        raise MmcError("exists and is not an artefact: left alone", str(out), "choose another -o")
+def refuse_other_folder(out: Path, kind: str = "an artefact", mark: str = MANIFEST) -> None:
+    """Raise MmcError where `out` is something that must not be replaced; `mark`: a file in it."""
+    if out.exists() and not (out / mark).is_file():
+        raise MmcError(f"exists and is not {kind}: left alone", str(out), "choose another -o")
 
 
 @contextmanager
-def replaced_folder(out: Path) -> Generator[Path]:
+def replaced_folder(out: Path, kind: str = "an artefact", mark: str = MANIFEST) -> Generator[Path]:
     """A temporary folder that takes the place of `out` at the end, or vanishes on failure."""
-    refuse_other_folder(out)
+    refuse_other_folder(out, kind, mark)
     try:
         out.parent.mkdir(parents=True, exist_ok=True)
         folder = Path(tempfile.mkdtemp(prefix=f".{out.name}.", dir=out.parent))

@@ -10,7 +10,9 @@ from typing import Annotated, Any
 
 import typer
 
+from mmc.cli_convert import convert_command
 from mmc.errors import MmcError
+from mmc.progress import Bar
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -86,31 +88,6 @@ def _fail(message: str, code: int = 1) -> None:
     sys.exit(code)
 
 
-class _Bar:
-    """A progress bar on a terminal; silent in a pipe."""
-
-    def __init__(self) -> None:
-        from rich.console import Console
-        from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
-
-        columns = (TextColumn("{task.description:<28}"), BarColumn(), TimeElapsedColumn())
-        console = Console(stderr=True)
-        self._progress = Progress(
-            *columns, console=console, transient=True, disable=not sys.stderr.isatty()
-        )
-        self._task = self._progress.add_task("loading", total=1.0)
-
-    def __enter__(self) -> _Bar:
-        self._progress.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._progress.stop()
-
-    def __call__(self, stage: str, done: float) -> None:
-        self._progress.update(self._task, description=stage, completed=done)
-
-
 @app.command("compile")
 def compile_command(
     checkpoint: Checkpoint,
@@ -174,7 +151,7 @@ def compile_command(
         target, weights, check, no_fallback, require_matmul_free, dump_ir, print_after, mcpu,
         embedding, tuning, board, target_tps, context, i2s,
     )  # fmt: skip
-    with _Bar() as bar:
+    with Bar() as bar:
         artifact = compile_source(checkpoint, folder, options, bar)
     if as_json:
         return print(json.dumps({"path": str(folder), "manifest": artifact.manifest}))
@@ -250,7 +227,7 @@ def eval_command(
         ids = np.array(model.encode(text.read_text()), np.int64)[:tokens]
     except UnicodeDecodeError as error:
         raise MmcError(f"is not UTF-8 text: {error.reason}", str(text)) from None
-    with _Bar() as bar:
+    with Bar() as bar:
         found = perplexity(model, ids, window, lambda done: bar("perplexity", done))
     record = {"kind": "token", "perplexity": found.perplexity, **asdict(found)}
     print(json.dumps(record) if as_json else str(found))
@@ -271,7 +248,7 @@ def bench_command(
     from mmc.bench import BenchOptions, bench
 
     options = BenchOptions(prompt, generate, threads, repeats, batch)
-    with _Bar() as bar:
+    with Bar() as bar:
         found = bench(_language_model(out), options, lambda done: bar("bench", done))
     print(json.dumps(found.record()) if as_json else str(found))
 
@@ -281,7 +258,7 @@ def tune_command(out: Out, debug: Debug = False) -> None:
     """Build an artefact again with what measures fastest on the GPU that is here."""
     from mmc.tune import tune
 
-    with _Bar() as bar:
+    with Bar() as bar:
         told = tune(out, bar)
     print("\n".join(told))
 
@@ -314,10 +291,21 @@ def inspect(
     source: Annotated[
         Path, typer.Argument(help="A model directory, MODEL.gguf, MODEL.onnx or an artefact.")
     ],
+    sensitivity: Annotated[
+        Path | None,
+        typer.Option(help="A text: what a Transformer loses of it with each layer."),
+    ] = None,
+    tokens: Annotated[int, typer.Option(help="How many tokens of that text.")] = 8192,
     as_json: Json = False,
     debug: Debug = False,
 ) -> None:
     """Say of every layer whether it is ternary, and why not."""
+    if sensitivity is not None:
+        from mmc.convert.sensitivity import sensitivity as measured
+
+        with Bar() as bar:
+            ranking = measured(source, sensitivity, tokens, bar)
+        return print(json.dumps(ranking.record()) if as_json else str(ranking))
     from mmc.inspection import inspect_source, render_inspection
 
     found = inspect_source(source)
@@ -375,6 +363,9 @@ def opt(
         if print_after in ("all", step.name):
             print(step.summary(), step.diff(), sep="\n", file=sys.stderr)
     print(render(graph), end="")
+
+
+app.command("convert")(convert_command)
 
 
 @app.command("passes")

@@ -1,0 +1,227 @@
+"""Distillation: a student learns a text, and what its teacher would have said of each token.
+
+Quantisation is on from the first step, and the learning rate is high: what helped in the small
+experiments behind this recipe, unlike a slow change from floats to ternary.
+"""
+
+# Torch's stubs leave these types unknown.
+# pyright: reportUnknownMemberType=false, reportUnknownArgumentType=false, reportUnknownVariableType=false, reportPrivateImportUsage=false
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable, Generator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from mmc.convert.evaluation import nats_per_token
+from mmc.convert.options import TrainingOptions
+from mmc.convert.text import Text
+from mmc.errors import MmcError
+from mmc.nn import Transformer
+from mmc.nn.language_model import LanguageModel
+
+QUICK_WINDOWS = 64
+"""Of the held-out text, for the measurements on the way."""
+
+Tell = Callable[[str, float], None]
+"""Is told what is being done, and how much of it is behind us, from 0 to 1."""
+
+
+def silent(stage: str, done: float) -> None:
+    """Tell nobody."""
+
+
+@dataclass
+class Progress:
+    """How far a training is; `curve` has a row for each logged step.
+
+    preparation: what of the seconds went by before and in a run's first step, which compiles.
+    """
+
+    step: int = 0
+    seconds: float = 0.0
+    preparation: float = 0.0
+    curve: list[dict[str, float]] = field(default_factory=list[dict[str, float]])
+
+
+class Trainer:
+    """One training; `run` may begin in the middle of it."""
+
+    def __init__(
+        self,
+        student: LanguageModel,
+        teacher: Transformer | None,
+        text: Text,
+        options: TrainingOptions,
+        device: torch.device,
+    ) -> None:
+        self.student, self.teacher = student, teacher
+        self.text, self.options, self.device = text, options, device
+        self.progress = Progress()
+        self._tokens = torch.from_numpy(text.training).to(device)
+        self._quick = self._held_out(QUICK_WINDOWS * options.window)
+        self._offsets = torch.arange(options.window + 1, device=device)
+        student.checkpointing = options.checkpointing
+        self.optimizer = _optimizer(student, options, fused=device.type == "cuda")
+        self._loss: Callable[[Tensor], Tensor] = self._losses
+        if device.type == "cuda":
+            self._loss = torch.compile(self._losses)
+
+    def _held_out(self, most: int | None = None) -> Tensor:
+        return torch.from_numpy(self.text.held_out[:most]).to(self.device).long()
+
+    def evaluate(self, model: LanguageModel) -> float:
+        """Nats per token of the whole held-out text."""
+        return nats_per_token(model, self._held_out(), self.options.window, self.options.batch)
+
+    def run(self, save: Callable[[], None], tell: Tell = silent) -> None:
+        """Train to the end; `save` is called when everything so far is sound.
+
+        Raises MmcError where a loss is not a number: then nothing is saved any more.
+        """
+        options, progress = self.options, self.progress
+        begun, first = time.monotonic() - progress.seconds, progress.step
+        if first == 0:
+            save()
+        while (done := self._done()) < 1:
+            losses, norm = self._step(done)
+            progress.step += 1
+            if progress.step == first + 1:
+                losses.tolist()  # waits until it is through
+                progress.preparation += time.monotonic() - begun - progress.seconds
+            progress.seconds = time.monotonic() - begun
+            done = self._done()
+            evaluate = progress.step % options.evaluate_every == 0 or done >= 1
+            if progress.step % options.log_every == 0 or evaluate:
+                self._log(losses, norm, evaluate, begun)
+                tell(self._told(), min(done, 1.0))
+            if progress.step % options.save_every == 0 and done < 1:
+                self._refuse_nan(losses, norm)
+                save()
+
+    def _done(self) -> float:
+        """The share of the training that is behind us."""
+        progress, minutes = self.progress, self.options.minutes
+        if minutes is None:
+            return progress.step / (self.options.steps or 1)
+        trained = progress.seconds - progress.preparation
+        return trained / max(60 * minutes - progress.preparation, 1.0)
+
+    def _step(self, done: float) -> tuple[Tensor, Tensor]:
+        """One step; returns the loss and the cross-entropy, and the norm of the gradient."""
+        self.student.train()
+        for group in self.optimizer.param_groups:
+            group["lr"] = learning_rate(self.options, done)
+        losses = self._loss(self._batch(self.progress.step))
+        losses[0].backward()
+        parameters = self.student.parameters()
+        norm = nn.utils.clip_grad_norm_(parameters, self.options.clip, foreach=True)
+        self.optimizer.step()
+        self.optimizer.zero_grad(set_to_none=True)
+        return losses.detach(), norm
+
+    def _batch(self, step: int) -> Tensor:
+        """Ids i64[batch, window + 1]."""
+        options = self.options
+        starts = self.text.starts(options.seed, step, options.batch, options.window)
+        where = torch.from_numpy(starts).to(self.device)[:, None] + self._offsets
+        return self._tokens[where].long()
+
+    def _losses(self, ids: Tensor) -> Tensor:
+        inputs, targets = ids[:, :-1], ids[:, 1:]
+        with torch.autocast(self.device.type, torch.bfloat16, enabled=self.device.type == "cuda"):
+            wanted = None
+            if self.teacher is not None:
+                with torch.no_grad():
+                    wanted = self.teacher(inputs)
+            logits = self.student(inputs)
+        return distillation_losses(logits, wanted, targets, self.options.distil)
+
+    def _log(self, losses: Tensor, norm: Tensor, evaluate: bool, begun: float) -> None:
+        self._refuse_nan(losses, norm)
+        progress, options = self.progress, self.options
+        loss, entropy = losses.tolist()
+        row = {
+            "step": progress.step,
+            "tokens": progress.step * options.batch * options.window,
+            "seconds": time.monotonic() - begun,
+            "loss": loss,
+            "cross_entropy": entropy,
+            "gradient_norm": norm.item(),
+        }
+        if evaluate:
+            row["held_out"] = nats_per_token(
+                self.student, self._quick, options.window, options.batch
+            )
+        progress.curve.append(row)
+
+    def _refuse_nan(self, losses: Tensor, norm: Tensor) -> None:
+        if not (math.isfinite(losses[0].item()) and math.isfinite(norm.item())):
+            raise MmcError(
+                f"the loss is not a number at step {self.progress.step}",
+                hint="the last good checkpoint is kept: lower --learning-rate and --resume",
+            )
+
+    def _told(self) -> str:
+        rows = self.progress.curve
+        last, before = rows[-1], rows[-2] if len(rows) > 1 else {"tokens": 0, "seconds": 0}
+        speed = (last["tokens"] - before["tokens"]) / max(last["seconds"] - before["seconds"], 1e-9)
+        return f"step {self.progress.step}  loss {last['loss']:.3f}  {speed:,.0f} tokens/s"
+
+
+def distillation_losses(
+    logits: Tensor, wanted: Tensor | None, targets: Tensor, distil: float
+) -> Tensor:
+    """The loss, and the cross-entropy alone: f32[2], means over the tokens in nats.
+
+    distil * KL(teacher || student) + (1 - distil) * cross-entropy; without a teacher the latter.
+    logits, wanted [B, T, V]; targets i64[B, T].
+    """
+    said = logits.float().log_softmax(-1)
+    entropy = -said.gather(-1, targets.unsqueeze(-1)).mean()
+    if wanted is None:
+        return torch.stack([entropy, entropy])
+    truth = wanted.float().log_softmax(-1)
+    divergence = (truth.exp() * (truth - said)).sum(-1).mean()
+    return torch.stack([distil * divergence + (1 - distil) * entropy, entropy])
+
+
+def learning_rate(options: TrainingOptions, done: float) -> float:
+    """Done: the share of the training that is behind us."""
+    if done < options.warmup:
+        # The first step does something, too.
+        return options.learning_rate * max(done / options.warmup, 0.01)
+    rest = (done - options.warmup) / (1 - options.warmup)
+    return options.learning_rate * 0.5 * (1 + math.cos(math.pi * min(rest, 1.0)))
+
+
+def _optimizer(student: nn.Module, options: TrainingOptions, fused: bool) -> torch.optim.AdamW:
+    """AdamW that lets matrices decay, and nothing else."""
+    matrices, rest = list[nn.Parameter](), list[nn.Parameter]()
+    for name, p in student.named_parameters():
+        (matrices if name.endswith(".weight") and p.ndim > 1 else rest).append(p)
+    groups: list[dict[str, Any]] = [
+        {"params": matrices, "weight_decay": options.weight_decay},
+        {"params": rest, "weight_decay": 0.0},
+    ]
+    return torch.optim.AdamW(groups, lr=options.learning_rate, betas=(0.9, 0.95), fused=fused)
+
+
+@contextmanager
+def told_memory(device: torch.device) -> Generator[None]:
+    """Say what to lower where memory runs out."""
+    try:
+        yield
+    except RuntimeError as error:
+        cpu = "can't allocate memory" in str(error)
+        if not (cpu or isinstance(error, torch.OutOfMemoryError)):
+            raise
+        raise MmcError(
+            f"memory of the device {device} ran out",
+            hint="lower --batch or --window, or give --gradient-checkpointing",
+        ) from None
