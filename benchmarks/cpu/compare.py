@@ -33,6 +33,8 @@ def native(settings: Settings, shape: str) -> list[str]:
 
 def llama_types(shape: str) -> tuple[str, ...]:
     """The ternary types; what is not ternary is shown for one shape."""
+    if shape == BITNET:
+        return ("tq2_0/q8_0", "tq2_0/q4_0")
     return ("tq2_0", "tq1_0", "q4_0", "f16") if shape == "1.3b" else ("tq2_0", "tq1_0")
 
 

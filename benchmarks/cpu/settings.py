@@ -69,7 +69,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     add("--isa", default="avx2", help="MMC_CPU_ISA of the section avx2")
     add("--llama-bench", type=Path, help="llama.cpp built for this processor")
     add("--llama-bench-avx2", type=Path, help="llama.cpp built without AVX-512")
-    add("--llama-types", type=names, help="default: tq2_0,tq1_0, and for 1.3b also q4_0,f16")
+    add("--llama-types", type=names, help="default: tq2_0,tq1_0; tq2_0/q8_0 has a head of Q8_0")
     add("--llama-python", type=Path, help="Python of an environment that has llama-cpp-python")
     add("--litespark", type=Path, help="Python of an environment that has litespark-inference")
     add("--quick", action="store_true", help="one round, one thread, short tests: to try it out")

@@ -65,7 +65,7 @@ def lone_linear(body: Graph) -> Linear | None:
     fixed = all(isinstance(size, int) for size in op.w.type.shape)
     given = isinstance(op.x, Input) and isinstance(op.bias, Input | None)
     plain = all(p is op or isinstance(p, Input | Constant | Cast | Binary) for p in body)
-    return op if fixed and given and plain and body.users[op.x] == (op,) else None
+    return op if fixed and given and plain and body.users[producer(op.x)] == (op,) else None
 
 
 def flatten(body: Graph) -> tuple[Graph, Dim] | None:
@@ -95,10 +95,10 @@ def emit(body: Graph, name: str) -> Kernel:
 def _write(op: Linear, body: Graph, *arguments: Any) -> None:
     *inputs, out, rows = arguments
     symbols = {ROWS: rows}
-    places = {
+    places: dict[Value, Any] = {
         x: Place(buffer, x.type, symbols) for x, buffer in zip(body.inputs, inputs, strict=True)
     }
-    work = _Work(op, Elements(symbols, dict(places)), places, Place(out, op.type, symbols), rows)
+    work = _Work(op, Elements(symbols, places), places, Place(out, op.type, symbols), rows)
     blocks = -(-work.n // BLOCK)
     with T.If(rows * (work.n * work.k) <= PARALLEL_WORK):
         with T.Then(), serial(blocks) as block:

@@ -120,13 +120,17 @@ for D in (1, 17, 64, 250, 320):
 
 # Long rows, which take more threads on a GPU.
 
-for D in (2048, 2900):
-    x, gain = given("x", B, T, D), given("gain", D)
-    y = dequantized("gate_up", 2 * D, 2 * D)
-    glu = pointwise.Mul(pointwise.Silu(shape.Slice(y, -1, 0, D)), shape.Slice(y, -1, D, D))
-    case(f"glu_{D}", *ternary.FactoredQuantize(glu, norm.RmsStatistic(glu, 1e-6), gain, ABSMAX()))
-    case(f"softmax_{D}", reduce.Softmax(x))
-    case(f"long_{D}", *(kind(x) for kind in (norm.MeanSquare, reduce.Max, reduce.ArgMax)))
+for width in (2048, 2900):
+    x, gain = given("x", B, T, width), given("gain", width)
+    y = dequantized("gate_up", 2 * width, 2 * width)
+    glu = pointwise.Mul(
+        pointwise.Silu(shape.Slice(y, -1, 0, width)), shape.Slice(y, -1, width, width)
+    )
+    case(
+        f"glu_{width}", *ternary.FactoredQuantize(glu, norm.RmsStatistic(glu, 1e-6), gain, ABSMAX())
+    )
+    case(f"softmax_{width}", reduce.Softmax(x))
+    case(f"long_{width}", *(kind(x) for kind in (norm.MeanSquare, reduce.Max, reduce.ArgMax)))
 
 # How activations are quantised.
 
