@@ -107,9 +107,9 @@ COPIES = 7
 """Registers of a row for what goes to all of its tables."""
 CONTROL_LUT, CONTROL_FF = 280, 30
 
-LANE = Resources(lut=1204, ff=1871, bram36=2.0, dsp=10)
+LANE = Resources(lut=1115, ff=2229, bram36=2.0, dsp=10)
 """Of the vector units, without their memories; two tables of the sigmoid."""
-REST = Resources(lut=2274, ff=1535, dsp=1)
+REST = Resources(lut=1210, ff=1305, dsp=1)
 """Scalar unit, sequencer with its program, readers."""
 
 
