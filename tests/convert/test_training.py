@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import multiprocessing
 import os
 from pathlib import Path
 from typing import Any
@@ -12,7 +13,7 @@ import torch
 from safetensors.torch import load_file
 from torch import nn
 
-from mmc.convert import TrainingOptions, convert
+from mmc.convert import ConvertOptions, TrainingOptions, convert
 from mmc.convert.text import Text
 from mmc.convert.training import distillation_losses, learning_rate
 from mmc.errors import MmcError
@@ -57,22 +58,29 @@ def losses(record_folder: Path) -> list[str]:
     return [",".join([*row[:2], *row[3:]]) for row in rows]
 
 
+def convert_and_die(source: Path, out: Path, given: ConvertOptions, threads: int) -> None:
+    """In a process of its own, which ends in step 13."""
+
+    def die(stage: str, done: float) -> None:
+        if "step 13 " in stage:
+            os._exit(9)
+
+    torch.set_num_threads(threads)
+    convert(source, out, given, die)
+
+
 def test_resumed_training_is_the_same_bit_for_bit(tmp_path: Path) -> None:
     """The process is gone between two checkpoints, without a chance to write anything."""
     chosen = training(24, save_every=5, evaluate_every=6)
     whole, resumed = tmp_path / "whole", tmp_path / "resumed"
     convert(teacher(), whole, options("matmul-free", chosen))
 
-    def die(stage: str, done: float) -> None:
-        if "step 13 " in stage:
-            os._exit(9)
-
     source, given = teacher(), options("matmul-free", chosen)
-    child = os.fork()
-    if not child:
-        convert(source, resumed, given, die)
-        os._exit(0)
-    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 9
+    arguments = (source, resumed, given, torch.get_num_threads())
+    child = multiprocessing.get_context("spawn").Process(target=convert_and_die, args=arguments)
+    child.start()
+    child.join()
+    assert child.exitcode == 9
     assert not resumed.exists()
     with pytest.raises(MmcError, match="holds an unfinished training"):
         convert(source, resumed, given)
