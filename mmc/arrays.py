@@ -88,3 +88,27 @@ def _converted(op: Input, x: Any) -> Any:
     name = "bfloat16" if wanted is DType.BF16 else wanted.numpy.name
     tensor = x.detach().to(getattr(torch, name)).contiguous()
     return tensor.view(torch.int16) if wanted is DType.BF16 else tensor
+
+
+def as_lengths(lengths: Any, tokens: Any) -> np.ndarray:
+    """How many tokens [B] of each row of tokens [B, T] count: all, or those that were given."""
+    if lengths is None:
+        return np.full(len(tokens), tokens.shape[1], np.int64)
+    given = as_array(lengths)
+    if given.dtype.kind not in "iu":
+        raise MmcError(f"lengths must be integers, not {given.dtype}")
+    counts = np.ascontiguousarray(given, np.int64)
+    if counts.shape != (len(tokens),) or not (1 <= counts.min() <= counts.max() <= tokens.shape[1]):
+        raise MmcError(
+            f"lengths must be {len(tokens)} numbers from 1 to {tokens.shape[1]}, "
+            f"not {counts.tolist()}"
+        )
+    return counts
+
+
+def as_column(token: Any, executable: Executable) -> Any:
+    """One token of each sequence as token ids [B, 1]."""
+    tokens = token if stays(token, executable) else as_array(token)
+    if tokens.ndim != 1:
+        raise MmcError(f"takes one token for each sequence [B], not {list(tokens.shape)}")
+    return tokens[:, None]

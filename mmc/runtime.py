@@ -2,16 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path
-from typing import Any, Protocol, cast
+from typing import Any, cast
 
 import numpy as np
 
-from mmc.arrays import as_array, as_input, like, on_gpu, stays, streaming
+from mmc.arrays import (
+    as_array,
+    as_column,
+    as_input,
+    as_lengths,
+    like,
+    on_gpu,
+    stays,
+    streaming,
+)
 from mmc.artifact import Artifact, open_artifact
 from mmc.errors import MmcError
 from mmc.ir.intern import own_world
@@ -21,6 +30,7 @@ from mmc.module import Module
 from mmc.sampling import Sampler
 from mmc.targets.base import Arrays, Continuing, Executable, Meter, OnDevice
 from mmc.targets.registry import load_target
+from mmc.text import Tokenizer, text_pieces
 
 
 @dataclass(frozen=True)
@@ -32,13 +42,6 @@ class State:
     @property
     def bytes(self) -> int:
         return sum(array.nbytes for array in self.arrays.values())
-
-
-class Tokenizer(Protocol):
-    """What the model needs of a tokenizer."""
-
-    def encode(self, sequence: str) -> Any: ...
-    def decode(self, ids: Sequence[int]) -> str: ...
 
 
 def load(path: str | Path) -> Model | Module:
@@ -126,7 +129,7 @@ class Model:
     def extend(self, ids: Any, lengths: Any, state: State) -> tuple[Any, State]:
         """`prefill` from a state that is not empty."""
         tokens = self._tokens(ids)
-        counts = self._lengths(lengths, tokens)
+        counts = as_lengths(lengths, tokens)
         self._require_room(counts, state)
         piece = max(1, self._prompt_rows // len(tokens))
         while counts.min() > piece:
@@ -161,7 +164,7 @@ class Model:
 
     def decode(self, token: Any, state: State) -> tuple[Any, State]:
         """Logits [B, V] after one more token [B] of each sequence, and the new state."""
-        logits, state = self.extend(_column(token, self._executable), None, state)
+        logits, state = self.extend(as_column(token, self._executable), None, state)
         return like(token, logits), state
 
     def generate(
@@ -184,7 +187,8 @@ class Model:
             raise MmcError(f"max_new_tokens must be at least 1, not {max_new_tokens}")
         if isinstance(prompt, str):
             ids = np.array([self.encode(prompt)], np.int64)
-            pieces = self._text(self._generate(ids, max_new_tokens, sampler))
+            tokens = self._generate(ids, max_new_tokens, sampler)
+            pieces = text_pieces(tokens, self.tokenizer, self.eos_token_ids)
             return pieces if stream else "".join(pieces)
         tokens = self._generate(self._tokens(as_array(prompt)), max_new_tokens, sampler)
         if stream:
@@ -204,7 +208,7 @@ class Model:
         Where the target can, they are chosen on the device, which then runs ahead of what is
         handed out.  An end-of-text token is a token like others here.
         """
-        tokens = self._tokens(as_array(_column(token, self._executable)))
+        tokens = self._tokens(as_array(as_column(token, self._executable)))
         self._require_room(np.array([count]), state)
         for following in self._greedy(tokens[:, 0], state, count):
             yield like(token, following)
@@ -243,22 +247,6 @@ class Model:
             if ended.all():
                 return
 
-    def _text(self, tokens: Iterator[np.ndarray]) -> Iterator[str]:
-        """Pieces of text as soon as they are whole: a character may take several tokens."""
-        ids: list[int] = []
-        said = ""
-        for token in tokens:
-            if int(token[0]) in self.eos_token_ids:
-                break
-            ids.append(int(token[0]))
-            text = self.tokenizer.decode(ids)
-            if not text.endswith("\ufffd"):
-                yield text[len(said) :]
-                said = text
-        rest = self.tokenizer.decode(ids)[len(said) :]
-        if rest:
-            yield rest
-
     def _run(self, entry: str, ids: Any, lengths: np.ndarray, state: State) -> dict[str, Any]:
         with streaming(self._executable, ids, *state.arrays.values()):
             return self._executable.run(entry, self._inputs(ids, lengths, state))
@@ -294,27 +282,3 @@ class Model:
             bad = low if low < 0 else high
             raise MmcError(f"token id {bad} is not in the vocabulary of {self.vocab_size}")
         return np.ascontiguousarray(tokens, np.int64)
-
-    def _lengths(self, lengths: Any, tokens: Any) -> np.ndarray:
-        if lengths is None:
-            return np.full(len(tokens), tokens.shape[1], np.int64)
-        given = as_array(lengths)
-        if given.dtype.kind not in "iu":
-            raise MmcError(f"lengths must be integers, not {given.dtype}")
-        counts = np.ascontiguousarray(given, np.int64)
-        if counts.shape != (len(tokens),) or not (
-            1 <= counts.min() <= counts.max() <= tokens.shape[1]
-        ):
-            raise MmcError(
-                f"lengths must be {len(tokens)} numbers from 1 to {tokens.shape[1]}, "
-                f"not {counts.tolist()}"
-            )
-        return counts
-
-
-def _column(token: Any, executable: Executable) -> Any:
-    """One token of each sequence as token ids [B, 1]."""
-    tokens = token if stays(token, executable) else as_array(token)
-    if tokens.ndim != 1:
-        raise MmcError(f"takes one token for each sequence [B], not {list(tokens.shape)}")
-    return tokens[:, None]

@@ -1,4 +1,4 @@
-"""`mmc convert` on the command line."""
+"""The command that turns a Transformer into another model: convert."""
 
 from __future__ import annotations
 
@@ -8,9 +8,11 @@ from typing import Annotated, Any
 
 import typer
 
+from mmc.cli.app import Debug, Json, app
 from mmc.progress import Bar
 
 
+@app.command("convert")
 def convert_command(
     source: Annotated[Path, typer.Argument(help="A Llama-like model directory (Hugging Face).")],
     out: Annotated[Path, typer.Option("-o", "--out", help="The directory to write.")],
@@ -48,7 +50,8 @@ def convert_command(
     report: Annotated[
         bool, typer.Option("--report", help="Draw the curve; needs the extra `convert`.")
     ] = False,
-    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
+    as_json: Json = False,
+    debug: Debug = False,
 ) -> None:
     """Turn a Transformer into a ternary or MatMul-free model, trained where a text is given."""
     from mmc.convert import ConvertOptions, TrainingOptions, convert
