@@ -37,6 +37,7 @@ from tvm.script.ir_builder import tirx as T
 from tvm.sym import Analyzer
 
 from mmc.targets.layout import ALIGNMENT
+from mmc.targets.tvm.team import team, team_functions
 
 _UNBOUNDED = 1 << 40
 """Declared length of a buffer behind a raw pointer; nothing is checked against it."""
@@ -156,6 +157,7 @@ def build(entries: Sequence[Entry], target: tvm.target.Target) -> bytes:
         if known is not call.kernel:
             raise ValueError(f"two different kernels are named {known.name!r}")
     functions = {symbol: kernel.function for kernel, symbol in symbols.values()}
+    functions |= team_functions()
     for entry in entries:
         if any(entry.name == symbol.name_hint for symbol in functions):
             raise ValueError(f"two functions are named {entry.name!r}")
@@ -186,6 +188,7 @@ def _entry_function(
                 enough = length >= _constant(tensor.size)
                 checks.enter_context(T.Assert(enough, f"{tensor.name} is too small"))
             checks.enter_context(T.attr(T.int32(0), "pragma_import_llvm", _BARRIER))
+            checks.enter_context(team())
             for call in entry.calls:
                 arguments = _arguments(call, buffers)
                 symbol = symbols[call.kernel.name][1]
