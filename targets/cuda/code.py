@@ -27,6 +27,7 @@ HELPERS = "\n".join(
     Path(__file__).with_name(f"{name}.cuh").read_text()
     for name in (
         "device",
+        "barrier",
         "digits",
         "stage",
         "product_few",

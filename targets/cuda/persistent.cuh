@@ -15,11 +15,11 @@ enum Word {
 }  // namespace word
 
 struct alignas(128) Supply {
-  unsigned long long told[kTold];     // the words of a phase are there
-  unsigned long long heard[kTold];    // no warp needs them any more
-  unsigned long long full[kChunks];   // a chunk is there
-  unsigned long long empty[kChunks];  // no warp needs it any more
-  int start[kChunks];                 // where it lies in the ring
+  Barrier told[kTold];     // the words of a phase are there
+  Barrier heard[kTold];    // no warp needs them any more
+  Barrier full[kChunks];   // a chunk is there
+  Barrier empty[kChunks];  // no warp needs it any more
+  int start[kChunks];      // where it lies in the ring
   long long words[kTold][kWords];
 };
 
@@ -29,64 +29,13 @@ __device__ __forceinline__ Supply& supply() { return *reinterpret_cast<Supply*>(
 
 __device__ __forceinline__ unsigned char* ring() { return supply_memory + sizeof(Supply); }
 
-#if __CUDA_ARCH__ >= 900
-__device__ __forceinline__ bool is_complete(unsigned long long* barrier, int parity) {
-  int done;
-  asm volatile(
-      "{\n.reg .pred done;\n"
-      "mbarrier.try_wait.parity.shared::cta.b64 done, [%1], %2;\n"
-      "selp.s32 %0, 1, 0, done;\n}" : "=r"(done) : "r"(shared_address(barrier)), "r"(parity)
-      : "memory");
-  return done;
-}
-
-__device__ __forceinline__ void arrive(unsigned long long* barrier) {
-  asm volatile("mbarrier.arrive.shared::cta.b64 _, [%0];" ::"r"(shared_address(barrier))
-               : "memory");
-}
-
-__device__ __forceinline__ void arrive_expecting(unsigned long long* barrier, int bytes) {
-  asm volatile("mbarrier.arrive.expect_tx.shared::cta.b64 _, [%0], %1;" ::"r"(
-                   shared_address(barrier)), "r"(bytes) : "memory");
-}
-
-// Copies bytes that are used once: the cache keeps others before them.
-__device__ __forceinline__ void copy_ahead(void* to, const void* from, int bytes,
-                                           unsigned long long* barrier) {
-  unsigned long long policy;
-  asm("createpolicy.fractional.L2::evict_first.b64 %0;" : "=l"(policy));
-  asm volatile(
-      "cp.async.bulk.shared::cluster.global.mbarrier::complete_tx::bytes.L2::cache_hint "
-      "[%0], [%1], %2, [%3], %4;" ::"r"(shared_address(to)), "l"(from), "r"(bytes),
-      "r"(shared_address(barrier)), "l"(policy) : "memory");
-}
-
-__device__ __forceinline__ void prepare(unsigned long long* barrier, int arrivals) {
-  asm volatile("mbarrier.init.shared::cta.b64 [%0], %1;" ::"r"(shared_address(barrier)),
-               "r"(arrivals) : "memory");
-}
-
-__device__ __forceinline__ void prepared() {
-  asm volatile("fence.mbarrier_init.release.cluster;" ::: "memory");
-}
-#else
-__device__ __forceinline__ bool is_complete(unsigned long long*, int) { __trap(); return true; }
-__device__ __forceinline__ void arrive(unsigned long long*) { __trap(); }
-__device__ __forceinline__ void arrive_expecting(unsigned long long*, int) { __trap(); }
-__device__ __forceinline__ void copy_ahead(void*, const void*, int, unsigned long long*) {
-  __trap();
-}
-__device__ __forceinline__ void prepare(unsigned long long*, int) { __trap(); }
-__device__ __forceinline__ void prepared() { __trap(); }
-#endif
-
 // A warp waits for a barrier, or says that it is through with what the barrier guards.
-__device__ __forceinline__ void await(unsigned long long* barrier, int parity) {
+__device__ __forceinline__ void await(unsigned barrier, int parity) {
   while (!__all_sync(kAllLanes, is_complete(barrier, parity))) {
   }
 }
 
-__device__ __forceinline__ void leave(unsigned long long* barrier) {
+__device__ __forceinline__ void leave(unsigned barrier) {
   __syncwarp();
   if (threadIdx.x % 32 == 0) arrive(barrier);
 }
@@ -106,14 +55,14 @@ __device__ __forceinline__ float relaxed_load(const float* from) {
 __device__ __forceinline__ void mmc_begin_phases() {
   if (threadIdx.x == 0) {
     for (int i = 0; i < mmc::kTold; ++i) {
-      mmc::prepare(&mmc::supply().told[i], 1);
-      mmc::prepare(&mmc::supply().heard[i], mmc::kWarps);
+      mmc::make_barrier(mmc::supply().told[i], 1);
+      mmc::make_barrier(mmc::supply().heard[i], mmc::kWarps);
     }
     for (int i = 0; i < mmc::kChunks; ++i) {
-      mmc::prepare(&mmc::supply().full[i], 1);
-      mmc::prepare(&mmc::supply().empty[i], mmc::kWarps);
+      mmc::make_barrier(mmc::supply().full[i], 1);
+      mmc::make_barrier(mmc::supply().empty[i], mmc::kWarps);
     }
-    mmc::prepared();
+    mmc::show_barriers();
   }
   __syncthreads();
 }
@@ -139,8 +88,7 @@ class Ring {
   __device__ void begin(int bytes) {
     int start = head_ + bytes <= bytes_ ? head_ : 0;
     while (!has_room(start, bytes)) {
-      while (!is_complete(&supply().empty[oldest_ % kChunks], oldest_ / kChunks & 1)) {
-      }
+      wait_for(supply().empty[oldest_ % kChunks], oldest_ / kChunks & 1);
       ++oldest_;
     }
     supply().start[next_ % kChunks] = start;
@@ -151,7 +99,8 @@ class Ring {
 
   // Asks for the next bytes of the chunk.
   __device__ void ask(const void* from, int bytes) {
-    if (bytes > 0) copy_ahead(ring() + to_, from, bytes, &supply().full[next_ % kChunks]);
+    if (bytes > 0)
+      copy_bulk(shared_address(ring() + to_), from, bytes, supply().full[next_ % kChunks]);
     to_ += bytes;
     asked_ += bytes;
   }
@@ -159,7 +108,7 @@ class Ring {
   // Leaves bytes out.
   __device__ void skip(int bytes) { to_ += bytes; }
 
-  __device__ void end() { arrive_expecting(&supply().full[next_++ % kChunks], asked_); }
+  __device__ void end() { arrive_expecting(supply().full[next_++ % kChunks], asked_); }
 
  private:
   __device__ bool has_room(int start, int bytes) const {
@@ -176,12 +125,11 @@ class Ring {
 
 __device__ __forceinline__ void supply_words(const long long* table, int phase) {
   int slot = phase % kTold;
-  if (phase >= kTold)
-    while (!is_complete(&supply().heard[slot], (phase / kTold - 1) & 1)) {
-    }
+  if (phase >= kTold) wait_for(supply().heard[slot], (phase / kTold - 1) & 1);
   int bytes = sizeof(supply().words[slot]);
-  copy_ahead(supply().words[slot], table + phase * kWords, bytes, &supply().told[slot]);
-  arrive_expecting(&supply().told[slot], bytes);
+  copy_bulk(shared_address(supply().words[slot]), table + phase * kWords, bytes,
+            supply().told[slot]);
+  arrive_expecting(supply().told[slot], bytes);
 }
 
 __device__ __forceinline__ void supply_gains(Ring& ring, const long long* words) {
@@ -223,8 +171,7 @@ __device__ __forceinline__ void mmc_supply(const long long* table, long long pha
     if (phase == 0) mmc::supply_words(table, 0);
     if (phase + 1 < phases) mmc::supply_words(table, phase + 1);
     int slot = phase % mmc::kTold;
-    while (!mmc::is_complete(&mmc::supply().told[slot], phase / mmc::kTold & 1)) {
-    }
+    mmc::wait_for(mmc::supply().told[slot], phase / mmc::kTold & 1);
     const long long* words = mmc::supply().words[slot];
     int existing = words[mmc::word::kTiles] - blockIdx.x * words[mmc::word::kPerBlock];
     if (existing > 0) {
@@ -252,23 +199,23 @@ __device__ __forceinline__ int mmc_block() {
 // Waits for the words of a phase.
 __device__ __forceinline__ long long* mmc_begin_phase(long long phase) {
   int slot = static_cast<int>(phase) % mmc::kTold;
-  mmc::await(&mmc::supply().told[slot], static_cast<int>(phase) / mmc::kTold & 1);
+  mmc::await(mmc::supply().told[slot], static_cast<int>(phase) / mmc::kTold & 1);
   return mmc::supply().words[slot];
 }
 
 __device__ __forceinline__ void mmc_end_phase(long long phase) {
-  mmc::leave(&mmc::supply().heard[phase % mmc::kTold]);
+  mmc::leave(mmc::supply().heard[phase % mmc::kTold]);
 }
 
 // Waits for a chunk, and returns where in the ring it lies.
 __device__ __forceinline__ int mmc_begin_chunk(int chunk) {
   int slot = chunk % mmc::kChunks;
-  mmc::await(&mmc::supply().full[slot], chunk / mmc::kChunks & 1);
+  mmc::await(mmc::supply().full[slot], chunk / mmc::kChunks & 1);
   return mmc::supply().start[slot];
 }
 
 __device__ __forceinline__ void mmc_end_chunk(int chunk) {
-  mmc::leave(&mmc::supply().empty[chunk % mmc::kChunks]);
+  mmc::leave(mmc::supply().empty[chunk % mmc::kChunks]);
 }
 
 __device__ __forceinline__ unsigned* mmc_weights(int offset) {

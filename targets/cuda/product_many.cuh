@@ -87,36 +87,6 @@ __device__ __forceinline__ void begin_products(int (&sums)[kTokens / 2], unsigne
 
 #endif
 
-// Counters in shared memory that threads wait for (mbarrier): a phase ends after `count` arrivals.
-__device__ __forceinline__ void start_counter(unsigned counter, int count) {
-  asm volatile("mbarrier.init.shared.b64 [%0], %1;" :: "r"(counter), "r"(count) : "memory");
-}
-
-__device__ __forceinline__ void arrive(unsigned counter) {
-  asm volatile("{ .reg .b64 state; mbarrier.arrive.shared.b64 state, [%0]; }" :: "r"(counter)
-               : "memory");
-}
-
-// Arrives when all copies that this thread has begun are there.
-__device__ __forceinline__ void arrive_after_copies(unsigned counter) {
-  asm volatile("cp.async.mbarrier.arrive.noinc.shared.b64 [%0];" :: "r"(counter) : "memory");
-}
-
-// Waits for the end of a phase: of the first one with parity 0, of the next one with 1, and so on.
-__device__ __forceinline__ void wait_for(unsigned counter, int parity) {
-  int ended;
-  do {
-    asm volatile("{ .reg .pred p; "
-#if __CUDA_ARCH__ >= 900
-                 "mbarrier.try_wait.parity.shared.b64 p, [%1], %2; "
-#else
-                 "mbarrier.test_wait.parity.shared.b64 p, [%1], %2; "
-#endif
-                 "selp.b32 %0, 1, 0, p; }"
-                 : "=r"(ended) : "r"(counter), "r"(parity) : "memory");
-  } while (!ended);
-}
-
 // For many rows: a block has kTokens rows of q and kGroups x 4 tiles of weights, one for each warp.
 // kCopyWarps more warps copy.  With kRegisters a thread that multiplies has so many registers, and
 // one that copies few.  Bound: the tensor cores.
@@ -135,7 +105,7 @@ struct Many {
 #endif
 
   int lane, warp;
-  unsigned ring, full, empty;  // a counter of each kind for each stage
+  unsigned ring, full, empty;  // a barrier of each kind for each stage
 
   __device__ __forceinline__ void multiply(const unsigned* w, const int* q, int* acc,
                                            long long rows, int block) {
@@ -148,8 +118,8 @@ struct Many {
     int within = block % (kBand * kBlocks), first_tile = within / width * kTiles;
     long long first_row = (band + within % width) * kTokens;
     if (threadIdx.x < kStages) {
-      start_counter(full + threadIdx.x * 8, kCopyWarps * 32);
-      start_counter(empty + threadIdx.x * 8, kTiles);
+      make_barrier(full + threadIdx.x * 8, kCopyWarps * 32);
+      make_barrier(empty + threadIdx.x * 8, kTiles);
     }
     __syncthreads();
     if (warp >= kTiles) {
