@@ -4,27 +4,14 @@
 // words of activations (mmc.ir.packing): 4 in the layout of 2 bits, 5 in that of 1.6 bits.
 //
 //     4   d_0 + 4 d_1 + 16 d_2 + 64 d_3
-//     5   b = ceil(256 v / 243), where v = 81 d_0 + 27 d_1 + 9 d_2 + 3 d_3 + d_4; `mmc_recode` makes it
-//         of the byte that is stored.  floor(3^(i + 1) b / 256) is the number whose digits are d_0
-//         to d_i, p_i: the upper byte of a product in 16 bits.  d_i = p_i - 3 p_(i - 1).
+//     5   the word as `mmc_recode` makes it: byte k with all below it is a fraction f_k in [0, 1), and
+//         the first five digits of f_k in base 3 are d_0 to d_4 of column (k + 1) % 4.  So a word
+//         times 3 hands the next digit out of each byte, into the byte above: where b_k(i) is byte
+//         k of 3^i w mod 2^32, 3 b_k(i) - b_k(i + 1) = 256 d_i(k) - d_i(k - 1), with d_i(-1) = 0.
 #ifndef MMC_DIGITS_CUH
 #define MMC_DIGITS_CUH
 
 namespace mmc {
-
-// The bytes of a word in 16 bits each, to be multiplied.
-struct Halves {
-  unsigned even, odd;
-
-  __device__ __forceinline__ explicit Halves(unsigned word)
-      : even(word & 0x00ff00ffu), odd(__byte_perm(word, 0, 0x4341)) {}
-
-  // p_0 of each byte at the first call, p_1 at the second one, and so on.
-  __device__ __forceinline__ unsigned next_prefixes() {
-    even *= 3, odd *= 3;
-    return __byte_perm(even, odd, 0x7351);
-  }
-};
 
 // The 4 products of bytes are added to `sum`: unsigned times signed.
 __device__ __forceinline__ int dot4(unsigned weights, int activations, int sum) {
@@ -92,7 +79,7 @@ struct WarpSums<4> {
   }
 
   // Writes the sums of the tile's 16 rows.
-  __device__ __forceinline__ void store(int* to, int lane, int = 0) const {
+  __device__ __forceinline__ void store(int* to, int lane) const {
     int totals[4];
 #pragma unroll
     for (int i = 0; i < 4; ++i)
@@ -104,12 +91,19 @@ struct WarpSums<4> {
 };
 
 // On tensor cores: a lane has rows 2 (lane / 4) and the next one, vectors lane % 4 and 4 further.
-// Even columns of q are the activations of a digit, odd ones those of the next digit: as p_i holds
-// all digits up to d_i, the sum over d_i is that of p_i minus 3 times that of p_(i - 1).
+// They multiply the bytes b_k(i) of words times 3^i, which one instruction makes for four columns.
+// With x_i(k) the activation of digit d_i(k), and 0 for k > 3, columns 2 c and 2 c + 1 of q are
+// x_i(k + c) and x_(i - 1)(k + c); 3 times the sum of the first less that of the second is
+//
+//     s_c = sum over i and k of (256 d_i(k) - d_i(k - 1)) x_i(k + c)
+//
+// and 2^24 s_0 + 2^16 s_1 + 2^8 s_2 + s_3 is 2^32 times the sum of d_i(k) x_i(k).
 template <>
 struct WarpSums<5> {
-  int products[4];
-  int activations[4];
+  // That of i is added to i % 3, so that it need not wait for the one before: 8 bytes of 20 columns,
+  // of which a warp may have 160,000.
+  int products[3][4];
+  int activations;  // of words lane, lane + 32 and so on
 
   template <int kVectors, typename Read>
   __device__ __forceinline__ static void load(unsigned* to, const unsigned* tile, int first,
@@ -120,26 +114,37 @@ struct WarpSums<5> {
   }
 
   __device__ __forceinline__ void add(const unsigned* words, const int* q, int lane) {
-    int shift = lane / 4 % 2;
-    q += lane % 4 * 5 + shift;
-    Halves rows[4] = {Halves(words[0]), Halves(words[1]), Halves(words[2]), Halves(words[3])};
+    int behind = lane / 4 % 2;
+    unsigned order = 0x44440321u >> lane / 8 * 4;  // bytes 1, 2, 3, 0 from byte c on, then zeros
+    const int* own = q + lane % 4 * 5 - behind;
+    unsigned a[4] = {words[0], words[1], words[2], words[3]};
 #pragma unroll
-    for (int i = 0; i < 5; ++i) {
-      int low = i < 4 || shift == 0 ? q[i] : 0, high = i < 4 || shift == 0 ? q[20 + i] : 0;
-      unsigned a[4];
+    for (int i = 0; i < 6; ++i) {
+      bool exists = behind ? i > 0 : i < 5;
+      unsigned low = exists ? __byte_perm(own[i], 0, order) : 0;
+      unsigned high = exists ? __byte_perm(own[20 + i], 0, order) : 0;
+      mma_unsigned(products[i % 3], a[0], a[1], a[2], a[3], low, high);
 #pragma unroll
-      for (int row = 0; row < 4; ++row) a[row] = rows[row].next_prefixes();
-      mma_unsigned(products, a[0], a[1], a[2], a[3], low, high);
-      mma_unsigned(activations, 0x01010101, 0x01010101, 0x01010101, 0x01010101, low, high);
+      for (int row = 0; row < 4; ++row) a[row] *= 3;
     }
+    activations = __dp4a(0x01010101, q[lane], activations);
+    if (lane < 8) activations = __dp4a(0x01010101, q[32 + lane], activations);
   }
 
-  // row: of q, where lanes 8 row to 8 row + 7 (modulo 32) gave it to `add`.
-  __device__ __forceinline__ void store(int* to, int lane, int row = 0) const {
-    if (lane % 4 != row) return;
-    int first = products[0] - 3 * products[1] - activations[0];
-    int second = products[2] - 3 * products[3] - activations[2];
-    *reinterpret_cast<int2*>(to + lane / 4 * 2) = int2{first, second};
+  __device__ __forceinline__ long long product(int i) const {
+    return static_cast<long long>(products[0][i]) + products[1][i] + products[2][i];
+  }
+
+  __device__ __forceinline__ void store(int* to, int lane) const {
+    int shift = 24 - lane % 4 * 8;
+    long long first = 3 * product(0) - product(1) << shift;
+    long long second = 3 * product(2) - product(3) << shift;
+    bool odd = lane & 1;
+    long long sum = odd ? second : first;
+    sum += __shfl_xor_sync(kAllLanes, odd ? first : second, 1);
+    sum += __shfl_xor_sync(kAllLanes, sum, 2);
+    int total = static_cast<int>(sum >> 32) - __reduce_add_sync(kAllLanes, activations);
+    if (lane % 4 < 2) to[lane / 4 * 2 + lane % 2] = total;
   }
 };
 
@@ -164,8 +169,7 @@ struct ReadOnce {
 };
 
 // Signed digits for tensor cores come 2^kDigitBits times too large.
-template <int kWords>
-constexpr int kDigitBits = kWords == 4 ? 6 : 0;
+constexpr int kDigitBits = 6;
 
 // The weights of word i of activations, for each i.
 template <int kWords>
@@ -188,30 +192,29 @@ __device__ __forceinline__ void signed_digits<4>(unsigned word, unsigned (&digit
   for (int i = 0; i < 4; ++i) digits[i] = signed_digit<4>(word, i);
 }
 
-// Digits {0, 1, 2} in bytes as {-1, 0, 1}.
-__device__ __forceinline__ unsigned less_one(unsigned digits) {
-  return digits + 0x7f7f7f7fu ^ 0x80808080u;
+// Multiplies a word by 3, and returns the digits that its bytes hand on: byte k + 1 has that of byte
+// k, byte 0 that of byte 3.  `bits` are the last two of each byte of the word, of which
+// d(k - 1) = b_k(i + 1) - 3 b_k(i) = b_k(i + 1) + b_k(i) modulo 4.
+__device__ __forceinline__ unsigned next_digit(unsigned& word, unsigned& bits) {
+  unsigned long long product = word * 3ull;
+  unsigned before = bits;
+  word = static_cast<unsigned>(product), bits = word & 0x03030303u;
+  unsigned digits = before + bits + static_cast<unsigned>(product >> 32);
+  return digits * 64 + 0xc0c0c0c0u & 0xc0c0c0c0u;
 }
 
 template <>
 __device__ __forceinline__ void signed_digits<5>(unsigned word, unsigned (&digits)[5]) {
-  Halves halves(word);
-  unsigned before = 0;
+  unsigned bits = word & 0x03030303u;
 #pragma unroll
-  for (int i = 0; i < 5; ++i) {
-    unsigned prefixes = halves.next_prefixes();
-    digits[i] = less_one(prefixes - 3 * before);  // of all four bytes at once: none is below 0
-    before = prefixes;
-  }
+  for (int i = 0; i < 5; ++i) digits[i] = next_digit(word, bits);
 }
 
-// The lower byte of 3^i b is what p_(i - 1) leaves.
 template <>
 __device__ __forceinline__ unsigned signed_digit<5>(unsigned word, int i) {
-  unsigned power = __byte_perm(0x1b090301, 0x51, 0x5550 | i);
-  Halves halves(word);
-  halves.even = halves.even * power & 0x00ff00ffu, halves.odd = halves.odd * power & 0x00ff00ffu;
-  return less_one(halves.next_prefixes());
+  word *= __byte_perm(0x1b090301, 0x51, 0x5550 | i);  // 3^i
+  unsigned bits = word & 0x03030303u;
+  return next_digit(word, bits);
 }
 
 }  // namespace mmc

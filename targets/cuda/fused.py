@@ -186,7 +186,7 @@ def _split(matrix: Matrix, tiles: int, most_at_once: int) -> int:
 
     most_at_once: tiles of a round, unless all warps share one.
     """
-    each, more = {"2bit": (37, 30), "1.6bit": (90, 10)}[matrix.layout]  # of 8 vectors, of a tile
+    each, more = {"2bit": (37, 30), "1.6bit": (54, 60)}[matrix.layout]  # of 8 vectors, of a tile
 
     def instructions(split: int) -> int:
         steps = -(-matrix.vectors // (STEP_VECTORS * split))

@@ -21,12 +21,11 @@ __device__ __forceinline__ void multiply_few(const unsigned* w, const int* q, in
   constexpr int kSteps = kAllSteps < 16 ? kAllSteps : 16, kThreads = kWarps * 32;
   constexpr int kStepBytes = 8 * kWords * 4, kChunkBytes = kSteps * kWarps * kStepBytes;
   constexpr int kTiles = (kN + 15) / 16;
-  constexpr int kSums = kWords == 5 ? 1 : kRows;  // those of 1.6 bits have room for both rows
   __shared__ __align__(16) unsigned char chunk[kRows][kChunkBytes];
   __shared__ __align__(8) int parts[kRows][kWarps][16];
   int lane = threadIdx.x % 32, warp = threadIdx.x / 32;
   long long first_row = static_cast<long long>(block / kTiles) * kRows, tile = block % kTiles;
-  WarpSums<kWords> sums[kSums] = {};
+  WarpSums<kWords> sums[kRows] = {};
   for (int begin = 0; begin < kAllSteps; begin += kSteps) {
     unsigned packed[kSteps][4];
 #pragma unroll
@@ -52,14 +51,13 @@ __device__ __forceinline__ void multiply_few(const unsigned* w, const int* q, in
 #pragma unroll
     for (int step = 0; step < kSteps; ++step)
 #pragma unroll
-      for (int i = 0; i < kSums; ++i) {
-        int row = kSums == 1 ? lane / 8 % kRows : i;
+      for (int row = 0; row < kRows; ++row) {
         const unsigned char* from = chunk[row] + (step * kWarps + warp) * kStepBytes;
-        sums[i].add(packed[step], reinterpret_cast<const int*>(from), lane);
+        sums[row].add(packed[step], reinterpret_cast<const int*>(from), lane);
       }
   }
 #pragma unroll
-  for (int row = 0; row < kRows; ++row) sums[row % kSums].store(parts[row][warp], lane, row / kSums);
+  for (int row = 0; row < kRows; ++row) sums[row].store(parts[row][warp], lane);
   __syncthreads();
   int row = threadIdx.x / 16, column = tile * 16 + threadIdx.x % 16;
   if (row >= kRows || first_row + row >= rows || column >= kN) return;

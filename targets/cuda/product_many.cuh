@@ -119,7 +119,7 @@ struct Many {
     long long first_row = (band + within % width) * kTokens;
     if (threadIdx.x < kStages) {
       make_barrier(full + threadIdx.x * 8, kCopyWarps * 32);
-      make_barrier(empty + threadIdx.x * 8, kTiles);
+      make_barrier(empty + threadIdx.x * 8, kTiles * 32);
     }
     __syncthreads();
     if (warp >= kTiles) {
@@ -157,22 +157,17 @@ struct Many {
       unsigned weights = tokens + kTokens * kRowBytes<kWords> + warp * kTileBytes;
 #if MMC_WGMMA
       asm volatile("fence.proxy.async.shared::cta;" ::: "memory");
-      // The digits of some products are made while the tensor cores have those before.
-      constexpr int kCount = kWords == 4 ? 2 : 1;
-#pragma unroll
-      for (int first = 0; first < kWords; first += kCount) {
-        begin_products<kWords, kTokens, kCount>(sums, tokens, weights, first, lane);
-        wgmma_wait<1>();
-        if (first == 0 && step > 0) {
-          __syncwarp();  // every lane has read its weights
-          if (lane == 0) arrive(empty + (step - 1) % kStages * 8);
-        }
-      }
+      // The digits of some products are made while the tensor cores have those before.  Two groups a
+      // step, or else the compiler lets one wait for the other.
+      begin_products<kWords, kTokens, 2>(sums, tokens, weights, 0, lane);
+      wgmma_wait<1>();
+      if (step > 0) arrive(empty + (step - 1) % kStages * 8);
+      begin_products<kWords, kTokens, kWords - 2>(sums, tokens, weights, 2, lane);
+      wgmma_wait<1>();
 #else
       multiply_step<kWords, 1, kTokens>(reinterpret_cast<int(&)[1][kTokens / 8][4]>(sums), tokens, weights,
                                 lane);
-      __syncwarp();
-      if (lane == 0) arrive(empty + slot * 8);
+      arrive(empty + slot * 8);
 #endif
     }
 #if MMC_WGMMA
@@ -187,7 +182,7 @@ struct Many {
 #pragma unroll
     for (int i = 0; i < kTokens / 4; ++i) {
       int row = i / 2 * 8 + lane % 4 * 2 + i % 2;
-      int2 two{sums[i / 2 * 4 + i % 2] >> kDigitBits<kWords>, sums[i / 2 * 4 + i % 2 + 2] >> kDigitBits<kWords>};
+      int2 two{sums[i / 2 * 4 + i % 2] >> kDigitBits, sums[i / 2 * 4 + i % 2 + 2] >> kDigitBits};
       int* to = acc + static_cast<long long>(row) * kN + column;
       if (row >= rows) continue;
       if (kN % 2 == 0 && column < kN) *reinterpret_cast<int2*>(to) = two;

@@ -116,7 +116,7 @@ __device__ __forceinline__ void multiply_by_warps(const unsigned* w, const int* 
     int total = 0;
 #pragma unroll
     for (int other = 0; other < kWarps; ++other)
-      total += parts[other * kTokens * kColumns + at] >> kDigitBits<kWords>;
+      total += parts[other * kTokens * kColumns + at] >> kDigitBits;
     long long row = first_row + at / kColumns, column = first_tile * 16 + at % kColumns;
     if (row < rows && column < kN) acc[row * kN + column] = total;
   }

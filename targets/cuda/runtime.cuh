@@ -32,23 +32,31 @@ extern "C" __global__ void __launch_bounds__(1024)
   tokens[count % steps * gridDim.x + blockIdx.x] = token;
 }
 
-// The byte that digits.cuh reads in place of one that is stored (mmc.ir.packing, "1.6bit"): w is
+// 81 d_0 + 27 d_1 + 9 d_2 + 3 d_3 + d_4 of a byte that is stored (mmc.ir.packing, "1.6bit"): w is
 // 27 d_0 + 9 d_1 + 3 d_2 + d_3.
-__device__ __forceinline__ unsigned mmc_recoded(unsigned byte) {
+__device__ __forceinline__ unsigned mmc_number(unsigned byte) {
   bool other = byte > 192;  // w is 64 or more
   unsigned w = other ? 64 + (byte - 193) % 18 : byte % 64;
   unsigned d4 = other ? (byte - 193) / 18 : byte / 64;
-  return ((3 * w + d4) * 256 + 242) / 243;
+  return 3 * w + d4;
+}
+
+// The word that digits.cuh reads in place of 4 bytes that are stored.  Each byte in turn is the least
+// that makes the fraction with those below it number / 243 or more.
+__device__ __forceinline__ unsigned mmc_recoded(unsigned word) {
+  long long made = 0;
+  for (int k = 0; k < 4; ++k) {
+    long long place = 1ll << 8 * k, number = mmc_number(word >> (k + 1) % 4 * 8 & 255);
+    long long missing = 256 * place * number - 243 * made;
+    if (missing > 0) made += (missing + 243 * place - 1) / (243 * place) * place;
+  }
+  return static_cast<unsigned>(made);
 }
 
 // Recodes `count` words where they lie.
 extern "C" __global__ void __launch_bounds__(256) mmc_recode(unsigned* words, long long count) {
   long long i = static_cast<long long>(blockIdx.x) * blockDim.x + threadIdx.x;
-  if (i >= count) return;
-  unsigned word = words[i], recoded = 0;
-  for (int shift = 0; shift < 32; shift += 8)
-    recoded |= mmc_recoded(word >> shift & 255) << shift;
-  words[i] = recoded;
+  if (i < count) words[i] = mmc_recoded(words[i]);
 }
 
 // Reads `count` times 16 bytes; `sums` keeps the compiler from leaving that out.

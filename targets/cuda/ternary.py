@@ -74,7 +74,7 @@ class WarpSums:
 
     def __init__(self, matrix: Matrix, lane: Any) -> None:
         self.words, self.vectors, self.lane = matrix.words, matrix.vectors, lane
-        count = {4: 17, 5: 8}[matrix.words]  # WarpSums in digits.cuh
+        count = {4: 17, 5: 13}[matrix.words]  # WarpSums in digits.cuh
         self._sums = T.alloc_buffer((count,), "int32", scope="local")
         for i in range(count):
             T.buffer_store(self._sums, T.int32(0), [i])
