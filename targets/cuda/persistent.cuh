@@ -29,15 +29,10 @@ __device__ __forceinline__ Supply& supply() { return *reinterpret_cast<Supply*>(
 
 __device__ __forceinline__ unsigned char* ring() { return supply_memory + sizeof(Supply); }
 
-// A warp waits for a barrier, or says that it is through with what the barrier guards.
+// A warp waits for a barrier.
 __device__ __forceinline__ void await(unsigned barrier, int parity) {
   while (!__all_sync(kAllLanes, is_complete(barrier, parity))) {
   }
-}
-
-__device__ __forceinline__ void leave(unsigned barrier) {
-  __syncwarp();
-  if (threadIdx.x % 32 == 0) arrive(barrier);
 }
 
 // Floats that one block makes and all read: `kMissing` until they are there.
@@ -56,11 +51,11 @@ __device__ __forceinline__ void mmc_begin_phases() {
   if (threadIdx.x == 0) {
     for (int i = 0; i < mmc::kTold; ++i) {
       mmc::make_barrier(mmc::supply().told[i], 1);
-      mmc::make_barrier(mmc::supply().heard[i], mmc::kWarps);
+      mmc::make_barrier(mmc::supply().heard[i], mmc::kWarps * 32);
     }
     for (int i = 0; i < mmc::kChunks; ++i) {
       mmc::make_barrier(mmc::supply().full[i], 1);
-      mmc::make_barrier(mmc::supply().empty[i], mmc::kWarps);
+      mmc::make_barrier(mmc::supply().empty[i], mmc::kWarps * 32);
     }
     mmc::show_barriers();
   }
@@ -204,7 +199,7 @@ __device__ __forceinline__ long long* mmc_begin_phase(long long phase) {
 }
 
 __device__ __forceinline__ void mmc_end_phase(long long phase) {
-  mmc::leave(mmc::supply().heard[phase % mmc::kTold]);
+  mmc::arrive(mmc::supply().heard[phase % mmc::kTold]);
 }
 
 // Waits for a chunk, and returns where in the ring it lies.
@@ -215,7 +210,7 @@ __device__ __forceinline__ int mmc_begin_chunk(int chunk) {
 }
 
 __device__ __forceinline__ void mmc_end_chunk(int chunk) {
-  mmc::leave(mmc::supply().empty[chunk % mmc::kChunks]);
+  mmc::arrive(mmc::supply().empty[chunk % mmc::kChunks]);
 }
 
 __device__ __forceinline__ unsigned* mmc_weights(int offset) {
