@@ -39,13 +39,20 @@ _BUSY = 0.6
 
 
 def _few(matrix: Matrix, rows: int = 1) -> Form:
-    """More warps for long rows, and where digits take more instructions."""
+    """More warps for long rows, as long as each has some steps, and for digits of 1.6 bits."""
     steps = -(-matrix.vectors // STEP_VECTORS)
-    return Few(rows, 4 if matrix.layout == "2bit" and steps <= 24 else 8)
+    if matrix.layout == "2bit" and steps <= 24:
+        return Few(rows, 4)
+    return Few(rows, 16 if matrix.layout == "2bit" and steps <= 64 and rows == 1 else 8)
 
 
 def _some(matrix: Matrix) -> Form:
-    """More copies under way where a processor has several blocks one after the other."""
+    """More copies under way where a processor has several blocks one after the other.
+
+    Digits of 1.6 bits take longest: with several tiles a warp has more of them to make at a time.
+    """
+    if matrix.layout == "1.6bit":
+        return ByWarps(min((1, 2, 3, 4), key=lambda tiles: _turns(matrix, tiles, 0.75)), 8, 8, 4)
     if matrix.tiles < 6 * _PROCESSORS:
         return ByWarps(1, 8, 8, 4)
     return ByWarps(1, 8, 8 if _is_long(matrix) else 4, 6)
@@ -55,14 +62,15 @@ def _several(matrix: Matrix) -> Form:
     """The larger the matrix, the more of its rows share what is read of q."""
     each = matrix.tiles / _PROCESSORS
     if each > 5:
-        return ByBlock(1 if each < 7 else 2 if each < 9 else 4, 32, 8, resident=1 + (each < 9))
-    tiles = min((1, 2, 3), key=lambda tiles: _turns(matrix, tiles))
+        stages = 8 if matrix.layout == "2bit" else 4
+        return ByBlock(1 if each < 7 else 2 if each < 9 else 4, 32, stages, 1 + (each < 9))
+    reading = 0.5 if matrix.vectors >= 16 * STEP_VECTORS else 0
+    tiles = min((1, 2, 3), key=lambda tiles: _turns(matrix, tiles, reading))
     return ByWarps(tiles, 32, 8, 2) if tiles == 3 and _is_long(matrix) else ByWarps(tiles, 32, 4, 4)
 
 
-def _turns(matrix: Matrix, tiles: int) -> float:
+def _turns(matrix: Matrix, tiles: int, reading: float) -> float:
     """About the work of a processor, where a block has so many tiles: they, and reading q."""
-    reading = 0.5 if matrix.vectors >= 16 * STEP_VECTORS else 0
     return math.ceil(-(-matrix.tiles // tiles) / _PROCESSORS) * (tiles + reading)
 
 

@@ -81,7 +81,7 @@ class ByBlock:
 Form: TypeAlias = Few | ByWarps | ByBlock
 _FORMS: Mapping[str, type[Form]] = {form.__name__: form for form in (Few, ByWarps, ByBlock)}
 
-_SOME = [ByWarps(t, 8, w, s) for t in (1, 2, 3) for w in (4, 8) for s in (2, 4, 6)]
+_SOME = [ByWarps(t, 8, w, s) for t in (1, 2, 3, 4) for w in (4, 8) for s in (2, 4, 6)]
 _SEVERAL = [
     *(ByWarps(t, 32, w, s) for t in (1, 2, 3) for w in (4, 8) for s in (2, 4)),
     *(ByBlock(g, 32, s, resident=r) for g in (1, 2, 4) for s in (4, 8) for r in (1, 2)),
