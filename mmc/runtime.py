@@ -44,17 +44,29 @@ class State:
         return sum(array.nbytes for array in self.arrays.values())
 
 
-def load(path: str | Path) -> Model | Module:
-    """Load an artefact; raise MmcError where it is damaged or does not run on this machine."""
+def load(path: str | Path, *, embedding_memory: str = "device") -> Model | Module:
+    """Load an artefact; raise MmcError where it is damaged or does not run on this machine.
+
+    embedding_memory: "host" leaves tables of which a step reads rows in memory of the host, from
+    where a GPU reads them by itself.
+    """
     artifact = open_artifact(Path(path))
     target = load_target(artifact.manifest["target"])
     if problems := target.problems():
         raise MmcError(problems[0], f"target {target.name}", "see `mmc doctor`")
+    known = target.capabilities.embedding_memories
+    if embedding_memory not in known:
+        raise MmcError(
+            f"target {target.name} keeps an embedding on the {' or '.join(known)}, "
+            f"not on the {embedding_memory!r}",
+            "--embedding-memory", "leave it out",
+        )  # fmt: skip
     kind = Model if artifact.manifest["kind"] == "causal_lm" else Module
     with own_world():
         executable = target.load(
-            artifact.path, artifact.manifest["entries"], artifact.manifest["built"]
-        )
+            artifact.path, artifact.manifest["entries"], artifact.manifest["built"],
+            embedding_memory=embedding_memory,
+        )  # fmt: skip
         return kind(artifact, executable)
 
 

@@ -51,6 +51,8 @@ class Capabilities:
     """True where all numbers are integers; projections then stay apart, each with a range."""
     boards: bool = False
     """True where code is made for a board, which `--board` names."""
+    embedding_memories: tuple[str, ...] = ("device",)
+    """Where tables may lie of which a step reads rows: on the "device", or the "host" beside it."""
     stored_layout: str | None = None
     """The layout of matrices in weights.safetensors, where `--weights` names codes of another kind.
     """
@@ -181,8 +183,14 @@ class Target:
         """Write what the target needs to run the entries into the folder."""
         raise NotImplementedError
 
-    def load(self, folder: Path, entries: Sequence[str], built: Mapping[str, Any]) -> Executable:
-        """Make a built folder ready to run; `built` are the facts that `build` returned."""
+    def load(
+        self, folder: Path, entries: Sequence[str], built: Mapping[str, Any], *,
+        embedding_memory: str = "device",
+    ) -> Executable:  # fmt: skip
+        """Make a built folder ready to run; `built` are the facts that `build` returned.
+
+        embedding_memory: one of `Capabilities.embedding_memories`.
+        """
         raise NotImplementedError
 
     def check(

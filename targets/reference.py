@@ -45,7 +45,10 @@ class ReferenceTarget(Target):
     ) -> Built:
         return Built()
 
-    def load(self, folder: Path, entries: Sequence[str], built: Mapping[str, Any]) -> Executable:
+    def load(
+        self, folder: Path, entries: Sequence[str], built: Mapping[str, Any], *,
+        embedding_memory: str = "device",
+    ) -> Executable:  # fmt: skip
         return _Interpreter(folder, entries)
 
 

@@ -55,7 +55,7 @@ def facts(folder: Path) -> dict[str, Any]:
     return json.loads((folder / FACTS).read_text())
 
 
-def executable(folder: Path) -> CudaExecutable:
+def executable(folder: Path, embedding_memory: str = "device") -> CudaExecutable:
     """The entries of a prepared folder; its weights are made where they are not there yet."""
     known = facts(folder)
     file = folder / "weights.safetensors"
@@ -63,7 +63,8 @@ def executable(folder: Path) -> CudaExecutable:
         graphs = [parse((folder / graph_file(e)).read_text(), e) for e in known["entries"]]
         weights = list(dict.fromkeys(w for graph in graphs for w in graph.weights))
         write_weights(file, weights, RandomWeights(weights))
-    found = load_target("cuda").load(folder, known["entries"], known["built"])
+    target, entries = load_target("cuda"), known["entries"]
+    found = target.load(folder, entries, known["built"], embedding_memory=embedding_memory)
     assert isinstance(found, CudaExecutable)
     return found
 

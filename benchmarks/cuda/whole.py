@@ -23,16 +23,22 @@ from mmc.runtime import State
 from mmc.targets.cuda.executable import CudaExecutable
 
 OURS = "mmc, generate"
+ON_HOST = "embedding on the host"
 BATCHES = (1, 8, 32)
 
 
 @cache
-def loaded(prepared: Path, name: str) -> CudaExecutable:
-    return executable(prepared / name)
+def loaded(prepared: Path, name: str, embedding_memory: str = "device") -> CudaExecutable:
+    return executable(prepared / name, embedding_memory)
 
 
-def ours(prepared: Path, name: str) -> mmc.Model:
-    return model(prepared / name, loaded(prepared, name))
+def ours(prepared: Path, name: str, embedding_memory: str = "device") -> mmc.Model:
+    return model(prepared / name, loaded(prepared, name, embedding_memory))
+
+
+def memories(shape: Shape) -> dict[str, str]:
+    """Where the embedding lies, by what is said of it: one of 8 bits on the host as well."""
+    return {"": "device", f", {ON_HOST}": "host"} if shape.embedding else {"": "device"}
 
 
 @cache
@@ -64,7 +70,7 @@ def decode(settings: Settings) -> list[str]:
         own = ours(settings.prepared, name)
         limit = own.meter().read_limit()
         assert limit is not None
-        programs = generations(settings, own) | steps(settings, peer_of(settings, shape))
+        programs = generations(settings, name) | steps(settings, peer_of(settings, shape))
         if peer := released(settings, name):
             programs |= peer.steps()
         found = in_turn(programs, settings.rounds)
@@ -77,21 +83,21 @@ def decode(settings: Settings) -> list[str]:
     return table(columns, rows)
 
 
-def generations(settings: Settings, own: mmc.Model) -> dict[str, Run]:
+def generations(settings: Settings, name: str) -> dict[str, Run]:
     """Ours: tokens that stay on the device, and logits that come back for each."""
-    ids = np.zeros((1, 8), np.int64)
-    logits, state = own.prefill(ids)
-    token = logits.argmax(-1)
-
-    def generate() -> None:
-        deque(own.greedy(token, state, settings.tokens), maxlen=0)
+    made: dict[str, Run] = {
+        OURS + said: sequences(ours(settings.prepared, name, where), 1, settings.tokens)
+        for said, where in memories(settings.shapes[name]).items()
+    }
+    own, token = ours(settings.prepared, name), np.zeros(1, np.int64)
+    state: State = own.prefill(token[:, None])[1]
 
     def by_steps() -> None:
         at = state
         for _ in range(settings.tokens):
             _, at = own.decode(token, at)
 
-    return {OURS: generate, "mmc, logits to the host": by_steps}
+    return {**made, "mmc, logits to the host": by_steps}
 
 
 def steps(settings: Settings, peer: Llama) -> dict[str, Run]:
@@ -164,19 +170,22 @@ def memory(settings: Settings) -> list[str]:
     """What one sequence takes on the device while it is generated, and a prompt on top."""
     rows: list[list[object]] = []
     for name, shape in settings.shapes.items():
-        peer, held = peer_of(settings, shape), loaded(settings.prepared, name)
-        _, state = ours(settings.prepared, name).prefill(np.zeros((1, 8), np.int64))
-        mine = [held.weights[0].size, state.bytes, workspace(held, "token", 1)]
+        peer = peer_of(settings, shape)
         caches = sum(tensor.nbytes for pair in peer.caches for tensor in pair)
         theirs = [sum(p.nbytes for p in peer.parameters()), caches]
-        figures = [f"{n / 1e6:.1f}" for n in (*mine, sum(mine), *theirs, sum(theirs))]
-        prompts = [workspace(held, "step", settings.prompt), of_prompt(peer, settings.prompt)]
-        more = [f"{n / 1e6:.0f}" for n in prompts]
-        rows.append([name, *figures, f"{sum(theirs) / sum(mine):.2f}", *more])
+        for said, where in memories(shape).items():
+            own = ours(settings.prepared, name, where)
+            held = loaded(settings.prepared, name, where)
+            _, state = own.prefill(np.zeros((1, 8), np.int64))
+            mine = [held.weights.memory.size, state.bytes, workspace(held, "token", 1)]
+            figures = [f"{n / 1e6:.1f}" for n in (*mine, sum(mine), *theirs, sum(theirs))]
+            prompts = [workspace(held, "step", settings.prompt), of_prompt(peer, settings.prompt)]
+            more = [f"{n / 1e6:.0f}" for n in (*prompts, held.weights.host_bytes)]
+            rows.append([name + said, *figures, f"{sum(theirs) / sum(mine):.2f}", *more])
     columns = (
         "shape", "mmc weights, MB", "state", "workspace", "together", "bf16 Llama weights",
         "keys and values", "together", "ratio", f"mmc, for {settings.prompt} tokens at once",
-        "Llama, for as many",
+        "Llama, for as many", "mmc on the host",
     )  # fmt: skip
     return table(columns, rows)
 

@@ -12,6 +12,10 @@ from mmc.cli.app import Debug, Json, Out, app
 from mmc.errors import MmcError
 from mmc.progress import Bar
 
+EmbeddingMemory = Annotated[
+    str, typer.Option(help="host: a GPU reads rows of the embedding from the host's memory.")
+]
+
 
 @app.command()
 def run(
@@ -22,10 +26,11 @@ def run(
     top_p: Annotated[float, typer.Option(help="Sample from this much of the probability.")] = 1.0,
     seed: Annotated[int, typer.Option(help="Seed of the sampling.")] = 0,
     stream: Annotated[bool, typer.Option(help="Print tokens as they come.")] = True,
+    embedding_memory: EmbeddingMemory = "device",
     debug: Debug = False,
 ) -> None:
     """Continue a prompt."""
-    model = _language_model(out)
+    model = _language_model(out, embedding_memory)
     pieces = model.generate(prompt, n, temperature, top_p, seed, stream=stream)
     print(prompt, end="", flush=True)
     for piece in pieces if stream else [pieces]:
@@ -33,10 +38,10 @@ def run(
     print()
 
 
-def _language_model(out: Path) -> Any:
+def _language_model(out: Path, embedding_memory: str) -> Any:
     from mmc.runtime import Model, load
 
-    model = load(out)
+    model = load(out, embedding_memory=embedding_memory)
     if not isinstance(model, Model):
         raise MmcError(
             "is a compiled module, not a language model", str(out), "call it from Python"
@@ -52,6 +57,7 @@ def eval_command(
     window: Annotated[
         int, typer.Option(help="Tokens per window; each starts from an empty state.")
     ] = 512,
+    embedding_memory: EmbeddingMemory = "device",
     as_json: Json = False,
     debug: Debug = False,
 ) -> None:
@@ -62,7 +68,7 @@ def eval_command(
 
     from mmc.perplexity import perplexity
 
-    model = _language_model(out)
+    model = _language_model(out, embedding_memory)
     try:
         ids = np.array(model.encode(text.read_text()), np.int64)[:tokens]
     except UnicodeDecodeError as error:
@@ -81,6 +87,7 @@ def bench_command(
     threads: Annotated[int, typer.Option("-t", help="Threads.")] = 1,
     repeats: Annotated[int, typer.Option("-r", help="How often each test runs.")] = 5,
     batch: Annotated[int, typer.Option(help="Sequences at a time.")] = 1,
+    embedding_memory: EmbeddingMemory = "device",
     as_json: Json = False,
     debug: Debug = False,
 ) -> None:
@@ -88,6 +95,7 @@ def bench_command(
     from mmc.bench import BenchOptions, bench
 
     options = BenchOptions(prompt, generate, threads, repeats, batch)
+    model = _language_model(out, embedding_memory)
     with Bar() as bar:
-        found = bench(_language_model(out), options, lambda done: bar("bench", done))
+        found = bench(model, options, lambda done: bar("bench", done))
     print(json.dumps(found.record()) if as_json else str(found))

@@ -122,7 +122,10 @@ class CpuTarget(Target):
             facts |= {"mcpu": name, "cpu_flags": sorted(processor.flags)}
         return Built(facts)
 
-    def load(self, folder: Path, entries: Sequence[str], built: Mapping[str, Any]) -> Executable:
+    def load(
+        self, folder: Path, entries: Sequence[str], built: Mapping[str, Any], *,
+        embedding_memory: str = "device",
+    ) -> Executable:  # fmt: skip
         from mmc.targets.cpu.executable import CpuExecutable
 
         if "mcpu" not in built:

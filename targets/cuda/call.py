@@ -24,10 +24,10 @@ from mmc.targets.cuda.arrays import DeviceArray, Window, address_of
 from mmc.targets.cuda.driver import INT32, INT64, POINTER, Code, Memory, Recorded, launch
 from mmc.targets.cuda.launches import Entry, Launch, Persistent, Word, choose, number
 from mmc.targets.cuda.resident import Phases, resident
+from mmc.targets.cuda.weights import Weights
 from mmc.targets.layout import aligned
 from mmc.targets.tvm.geometry import Geometry, Place
 from mmc.targets.tvm.plan import root_of
-from mmc.targets.weights_file import WeightsFile
 
 
 @dataclass(frozen=True)
@@ -35,7 +35,7 @@ class Loaded:
     """What every call of an executable shares."""
 
     code: Code
-    weights: tuple[Memory, WeightsFile]
+    weights: Weights
     workspace: Memory
 
 
@@ -230,8 +230,7 @@ class Call:
     def _address(self, value: Value, source: Memory | None, target: Memory) -> int:
         root = root_of(value)
         if isinstance(root, Weight):
-            memory, file = self.loaded.weights
-            return memory.address + file.offsets[root.name]
+            return self.loaded.weights.addresses[root.name]
         if source is not None and isinstance(root, Input) and root.name in self._states:
             return source.address + self.outputs[root.name].start
         place = self.geometry.place(root)
@@ -264,7 +263,7 @@ class Arenas:
         """A value of the graph, as a copy."""
         root = root_of(value)
         if isinstance(root, Weight):
-            array = self.call.loaded.weights[1].array(root).copy()
+            array = self.call.loaded.weights.file.array(root).copy()
             return array if value is root else array.reshape(self.call.geometry.shape(value))
         place = place_of(self.call.geometry, value)
         memory = self.call.memory(self.window.memory)[place.arena]

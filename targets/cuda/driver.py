@@ -225,16 +225,22 @@ def _free(address: int, size: int) -> None:
 
 
 class HostMemory:
-    """Integers on the host that kernels write to; read them behind an event."""
+    """Bytes on the host that kernels read and write; what they wrote is there behind an event."""
 
-    def __init__(self, count: int) -> None:
-        self.address = int(check(driver().cuMemHostAlloc(8 * count, 0)))
+    def __init__(self, size: int) -> None:
+        self.size = size
+        self.address = int(check(driver().cuMemHostAlloc(size, 0)))
         weakref.finalize(self, _free_host, self.address)
-        self._content = (ctypes.c_int64 * count).from_address(self.address)
+        memory = (ctypes.c_uint8 * size).from_address(self.address)
+        self._content = np.ctypeslib.as_array(memory)
+
+    def write(self, array: np.ndarray) -> None:
+        """Copy bytes there."""
+        self._content[...] = array
 
     def copy(self, start: int, count: int) -> np.ndarray:
-        """Some of them, int64 [count]."""
-        return np.array(self._content[start : start + count], np.int64)
+        """Some of them taken for integers, int64 [count]."""
+        return self._content.view(np.int64)[start : start + count].copy()
 
 
 def _free_host(address: int) -> None:

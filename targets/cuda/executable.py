@@ -26,6 +26,7 @@ from mmc.targets.cuda.compiler import compile_source
 from mmc.targets.cuda.driver import INT64, POINTER, Code, Memory, device, launch
 from mmc.targets.cuda.greedy import Greedy
 from mmc.targets.cuda.launches import Entry, from_json
+from mmc.targets.cuda.weights import put
 from mmc.targets.tvm.geometry import Geometry
 from mmc.targets.tvm.plan import Plan, with_consumers
 from mmc.targets.weights_file import WeightsFile
@@ -42,22 +43,23 @@ class CudaExecutable:
 
     def __init__(
         self, code: Code, weights: WeightsFile, plans: Mapping[str, Plan],
-        entries: Mapping[str, Entry],
+        entries: Mapping[str, Entry], embedding_memory: str = "device",
     ) -> None:  # fmt: skip
         self.code, self.plans, self.entries = code, plans, entries
-        memory = Memory(weights.bytes.size)
-        memory.write(0, weights.bytes)
+        self.weights = put(weights, (plan.graph for plan in plans.values()), embedding_memory)
         for weight in dict.fromkeys(w for plan in plans.values() for w in plan.graph.weights):
             if weight.type.dtype.layout == "1.6bit":
-                _recode(code, memory.address + weights.offsets[weight.name], weight)
+                _recode(code, self.weights.addresses[weight.name], weight)
         device().synchronize()
-        self.weights = memory, weights
         self._loaded = Loaded(code, self.weights, Memory(0))
         self._calls: dict[object, Call] = {}
         self._idle: dict[object, Greedy] = {}
 
     @staticmethod
-    def open(folder: Path, entries: Sequence[str], *, keep_all: bool = False) -> CudaExecutable:
+    def open(
+        folder: Path, entries: Sequence[str], *, keep_all: bool = False,
+        embedding_memory: str = "device",
+    ) -> CudaExecutable:  # fmt: skip
         """Load what was built for the device that is here, or else what the driver can compile.
 
         With `keep_all` no memory is used twice, so that every value can be looked at afterwards.
@@ -68,7 +70,7 @@ class CudaExecutable:
         made = from_json((folder / "lib" / "launches.json").read_text())
         if keep_all:
             made = {name: Entry(entry.groups) for name, entry in made.items()}
-        return CudaExecutable(Code(image(folder / "lib")), weights, plans, made)
+        return CudaExecutable(Code(image(folder / "lib")), weights, plans, made, embedding_memory)
 
     def on_stream(self, stream: int) -> AbstractContextManager[None]:
         """Run on another stream, by its CUDA handle, and in order with what ran before."""
@@ -83,9 +85,10 @@ class CudaExecutable:
         """Times by the clock on the wall, memory of the device, the board's energy."""
         from mmc.targets.cuda.meter import CudaMeter
 
-        return CudaMeter(self.code, {
-            "weights": self.weights[0].size, "workspace": self._loaded.workspace.size,
-        })  # fmt: skip
+        resident = {"weights": self.weights.memory.size, "workspace": self._loaded.workspace.size}
+        if self.weights.host_bytes:
+            resident["embedding on the host"] = self.weights.host_bytes
+        return CudaMeter(self.code, resident)
 
     def run(self, entry: str, inputs: Arrays) -> dict[str, Any]:
         """The outputs by name.  One that is named like an input, a state, stays on the device.

@@ -30,7 +30,7 @@ class Choice:
     def __init__(self, batch: int, vocabulary: int) -> None:
         self._batch, self._vocabulary = batch, vocabulary
         self._chosen = Memory(8 * batch)
-        self._tokens = HostMemory(2 * BLOCK * batch)
+        self._tokens = HostMemory(8 * 2 * BLOCK * batch)
 
     def __call__(self, call: Call, outputs: Memory) -> None:
         """Launch it."""

@@ -19,7 +19,7 @@ BLOCKS_PER_PROCESSOR, THREADS = 2, 1024
 
 
 class CudaMeter(Meter):
-    """resident: bytes of the device that stay taken, by what they are for."""
+    """resident: bytes that stay taken, of the device unless said, by what they are for."""
 
     clock: ClassVar[str] = "wall"
 

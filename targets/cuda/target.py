@@ -42,6 +42,7 @@ class CudaTarget(Target):
         tunes=True,
         factors=True,
         prompt_rows=2048,
+        embedding_memories=("device", "host"),
     )
 
     def problems(self) -> list[str]:
@@ -107,7 +108,10 @@ class CudaTarget(Target):
         names = (options.mcpu,) if options.mcpu else architecture.DEFAULT
         return write(folder / "lib", entries, names, tuning, progress)
 
-    def load(self, folder: Path, entries: Sequence[str], built: Mapping[str, Any]) -> Executable:
+    def load(
+        self, folder: Path, entries: Sequence[str], built: Mapping[str, Any], *,
+        embedding_memory: str = "device",
+    ) -> Executable:  # fmt: skip
         from mmc.targets.cuda import driver
         from mmc.targets.cuda.executable import CudaExecutable
 
@@ -117,7 +121,7 @@ class CudaTarget(Target):
                 str(folder),
                 "run it where there is an NVIDIA GPU, or compile with --target cpu",
             )
-        return CudaExecutable.open(folder, entries)
+        return CudaExecutable.open(folder, entries, embedding_memory=embedding_memory)
 
     def check(
         self,

@@ -92,7 +92,10 @@ class FpgaTarget(Target):
         project.write(folder)
         return Built(project.record())
 
-    def load(self, folder: Path, entries: Sequence[str], built: Mapping[str, Any]) -> Executable:
+    def load(
+        self, folder: Path, entries: Sequence[str], built: Mapping[str, Any], *,
+        embedding_memory: str = "device",
+    ) -> Executable:  # fmt: skip
         from mmc.targets.fpga.executable import FpgaExecutable
 
         return FpgaExecutable.open(folder, built)

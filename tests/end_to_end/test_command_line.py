@@ -196,6 +196,7 @@ def test_run_continues_the_prompt() -> None:
         (["-p", "x", "-n", "0"], "max_new_tokens must be at least 1"),
         (["-p", "x", "--temperature", "-1"], "temperature must be"),
         (["-p", "x", "--top-p", "0"], "top_p must be"),
+        (["-p", "x", "--embedding-memory", "host"], "target cpu keeps an embedding on the device"),
     ],
 )
 def test_run_refuses(arguments: list[str], message: str) -> None:

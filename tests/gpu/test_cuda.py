@@ -213,6 +213,27 @@ def test_weights_in_fewer_bits_give_the_same_bits() -> None:
             made = [model().decode(token, wanted_state), dense.decode(token, state)]
 
 
+def test_an_embedding_on_the_host_gives_the_same_bits() -> None:
+    """The same kernels read it, at an address of the host's memory."""
+    other = mmc.load(prepared("dense"), embedding_memory="host")
+    usual = mmc.load(prepared("dense"))
+    assert isinstance(other, mmc.Model)
+    assert isinstance(usual, mmc.Model)
+    np.testing.assert_array_equal(other.generate(prompt(), 40), usual.generate(prompt(), 40))
+    for batch in (1, 3, 40):
+        ids = token_ids(model().vocab_size, batch, 20)
+        (wanted, wanted_state), (logits, state) = usual.prefill(ids), other.prefill(ids)
+        assert np.array_equal(logits, wanted)
+        assert same(state, wanted_state)
+        wanted, _ = usual.decode(ids[:, 0], wanted_state)
+        assert np.array_equal(other.decode(ids[:, 0], state)[0], wanted)
+    there, here = usual.meter().memory(), other.meter().memory()
+    assert "embedding on the host" not in there
+    moved = here["embedding on the host"]
+    assert moved > model().vocab_size
+    assert there["weights"] - here["weights"] == moved
+
+
 # One launch for a token --------------------------------------------------------------------------
 
 
