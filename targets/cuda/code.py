@@ -33,6 +33,8 @@ HELPERS = "\n".join(
         "product_few",
         "product_some",
         "product_many",
+        "tile",
+        "supply",
         "persistent",
     )
 )
@@ -109,6 +111,7 @@ def do(name: str, *arguments: Any) -> None:
 
 
 _FUNCTIONS = {
+    "magnitude": lambda x: call("fabsf", "float32", x),
     "sigmoid": lambda x: call("mmc_sigmoid", "float32", x),
     "silu": lambda x: call("mmc_silu", "float32", x),
 }

@@ -11,7 +11,7 @@ from tvm.script.ir_builder import tirx as T
 
 from mmc.ir.op import Value
 from mmc.ir.packing import TILE_ROWS
-from mmc.targets.cuda.exchange import Exchanged, Held
+from mmc.targets.cuda.exchange import Ahead, Exchanged, Held
 from mmc.targets.tvm.elementary import hold
 from mmc.targets.tvm.expressions import Elements, Index
 from mmc.targets.tvm.memory import Place
@@ -28,11 +28,11 @@ class Columns:
         self.within = T.Bind(phase.thread + start)
         inputs = phase.inputs("next", kind.after.inputs, kind.after_sources)
         self.places: dict[Value, Any] = {
-            value: place for value, place in inputs.items() if isinstance(place, Place)
+            value: Ahead(place) for value, place in inputs.items() if isinstance(place, Place)
         }
         self.elements = Elements(phase.symbols, self.places, lanes=1)
         last = kind.epilogue.columns - 1
-        self.column = T.Bind(phase.first * TILE_ROWS + T.cast(self.within, "int64"))
+        self.column = T.Bind(T.cast(phase.first * TILE_ROWS + self.within, "int64"))
         self.index = Index((0, T.Bind(T.min(self.column, T.int64(last)))), 1, True)
         for value in self.places:
             self.elements.operand(value, self.index)
@@ -43,9 +43,8 @@ class Columns:
 
     def write(self, scalars: Mapping[int, Any]) -> None:
         kind = self.phase.kind
-        wanted = self.column < kind.epilogue.columns
-        own = self.within < kind.per_block * TILE_ROWS
-        with T.If(T.And(own, wanted)), T.Then(), self.elements.scope():
+        own = self.within < self.phase.count * TILE_ROWS
+        with T.If(own), T.Then(), self.elements.scope():
             for i, part in enumerate(kind.epilogue.parts):
                 self.places[part.value] = Held(self._sum(i))
             self.places |= {value: Held(settled()) for value, settled in self.late.items()}
@@ -58,12 +57,12 @@ class Columns:
                     place.store((0, self.column), made)
 
     def _sum(self, part: int) -> Any:
-        phase, kind, work = self.phase, self.phase.kind, self.phase.work
-        tile = T.truncdiv(self.within, TILE_ROWS) + part * kind.per_block
-        first = T.Bind(tile * (work.split * TILE_ROWS) + self.within % TILE_ROWS)
-        total = phase.sums[first]
-        for i in range(1, work.split):
-            total = total + phase.sums[first + i * TILE_ROWS]
+        split = self.phase.kind.split
+        tile = T.truncdiv(self.within, TILE_ROWS) + part * self.phase.kind.per_block
+        first = T.Bind(tile * (split * TILE_ROWS) + self.within % TILE_ROWS)
+        total = self.phase.sums[first]
+        for i in range(1, split):
+            total = total + self.phase.sums[first + i * TILE_ROWS]
         return hold(total)
 
     def _targets(self, position: int) -> list[Any]:

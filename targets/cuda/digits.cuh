@@ -226,12 +226,6 @@ __device__ __forceinline__ void mmc_load_once(unsigned* to, const unsigned* tile
   mmc::WarpSums<kWords>::template load<kVectors, mmc::ReadOnce>(to, tile, first, lane);
 }
 
-template <int kWords, int kVectors>
-__device__ __forceinline__ void mmc_load_shared(unsigned* to, const unsigned* tile, int first,
-                                                int lane) {
-  mmc::WarpSums<kWords>::template load<kVectors, mmc::ReadShared>(to, tile, first, lane);
-}
-
 template <int kWords>
 __device__ __forceinline__ void mmc_add(int* sums, const unsigned* words, const void* q,
                                         int lane) {

@@ -11,11 +11,12 @@ from tvm import ir
 from tvm.script.ir_builder import tirx as T
 
 from mmc.ir.op import Value
-from mmc.ir.types import TensorType, static_shape
+from mmc.ir.types import DType, TensorType, static_shape
 from mmc.targets.cuda.code import call, do
 from mmc.targets.cuda.fused import THREADS
 from mmc.targets.cuda.row import Registers
 from mmc.targets.tvm.elementary import hold
+from mmc.targets.tvm.memory import Place
 
 
 def pointer_type(dtype: str) -> Any:
@@ -35,6 +36,19 @@ class Held:
 
     def load(self, axes: Sequence[Any], lanes: int) -> Any:
         return self.value
+
+
+class Ahead:
+    """A place that is read where the program says so, not where the compiler would."""
+
+    def __init__(self, place: Place) -> None:
+        self.place = place
+
+    def load(self, axes: Sequence[Any], lanes: int) -> Any:
+        if self.place.type.dtype is not DType.F32:
+            return self.place.load(axes, lanes)
+        at = T.address_of(self.place.buffer[self.place.offset(axes)])
+        return hold(call("mmc_look", "float32", at))
 
 
 class Exchanged:

@@ -260,7 +260,7 @@ class _Tile:
             for step in range(self.steps):
                 to = T.address_of(self.packed[4 * step])
                 past = (step + 1) * self.split * STEP_VECTORS > self.shape.vectors
-                self.sums.load("once", to, source, self._first(step), past=past)
+                self.sums.load(to, source, self._first(step), past=past)
 
     def _of_each(self) -> Any:
         """Run what follows for the matrix that the tile is of."""

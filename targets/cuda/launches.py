@@ -53,7 +53,8 @@ class Persistent:
     """One launch for a whole graph on one row, phase after phase (`mmc.targets.cuda.phases`).
 
     rows: the number of rows, to be 1.  shared_bytes: dynamic shared memory.  floats: the length of
-    the exchange.  phases: the words of each.
+    the exchange.  under_way: chunks of weights that a block asks for at a time.  phases: the words
+    of each.
     """
 
     kernel: str
@@ -62,6 +63,7 @@ class Persistent:
     threads: int
     shared_bytes: int
     floats: int
+    under_way: int
     rows: Dim
     phases: tuple[tuple[Word, ...], ...]
 
@@ -128,7 +130,7 @@ def _persistent(record: Mapping[str, Any] | None) -> Persistent | None:
         for words in record["phases"]
     )
     numbers: dict[str, int] = {
-        name: record[name] for name in ("blocks", "threads", "shared_bytes", "floats")
+        name: record[name] for name in ("blocks", "threads", "shared_bytes", "floats", "under_way")
     }
     return Persistent(
         kernel=record["kernel"], parameters=tuple(record["parameters"]),

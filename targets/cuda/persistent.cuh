@@ -4,31 +4,6 @@
 
 namespace mmc {
 
-// A warp of its own asks for what a phase needs, phases ahead: for its words, which say what is to be
-// done (mmc.targets.cuda.phases), and for gains and weights, which lie in a ring chunk by chunk.
-constexpr int kTold = 8, kChunks = 16, kWords = 48, kWarps = 8;
-namespace word {
-enum Word {
-  kKind, kParts, kTileBytes, kPerBlock, kTiles, kChunkTiles, kVectors, kVectorBytes,
-  kWeights, kGains = kWeights + 4
-};
-}  // namespace word
-
-struct alignas(128) Supply {
-  Barrier told[kTold];     // the words of a phase are there
-  Barrier heard[kTold];    // no warp needs them any more
-  Barrier full[kChunks];   // a chunk is there
-  Barrier empty[kChunks];  // no warp needs it any more
-  int start[kChunks];      // where it lies in the ring
-  long long words[kTold][kWords];
-};
-
-extern __shared__ __align__(128) unsigned char supply_memory[];
-
-__device__ __forceinline__ Supply& supply() { return *reinterpret_cast<Supply*>(supply_memory); }
-
-__device__ __forceinline__ unsigned char* ring() { return supply_memory + sizeof(Supply); }
-
 // A warp waits for a barrier.
 __device__ __forceinline__ void await(unsigned barrier, int parity) {
   while (!__all_sync(kAllLanes, is_complete(barrier, parity))) {
@@ -72,122 +47,11 @@ __device__ __forceinline__ void mmc_end_phases(unsigned long long* finished) {
   if (threadIdx.x == 0) atomicAdd(finished, 1ull);
 }
 
-namespace mmc {
-
-// Chunks lie one behind the other, from the start again where the ring ends, and go in that order.
-class Ring {
- public:
-  __device__ explicit Ring(int bytes) : bytes_(bytes) {}
-
-  // Waits until there is room for a chunk.
-  __device__ void begin(int bytes) {
-    int start = head_ + bytes <= bytes_ ? head_ : 0;
-    while (!has_room(start, bytes)) {
-      wait_for(supply().empty[oldest_ % kChunks], oldest_ / kChunks & 1);
-      ++oldest_;
-    }
-    supply().start[next_ % kChunks] = start;
-    to_ = start;
-    head_ = start + bytes;
-    asked_ = 0;
-  }
-
-  // Asks for the next bytes of the chunk.
-  __device__ void ask(const void* from, int bytes) {
-    if (bytes > 0)
-      copy_bulk(shared_address(ring() + to_), from, bytes, supply().full[next_ % kChunks]);
-    to_ += bytes;
-    asked_ += bytes;
-  }
-
-  // Leaves bytes out.
-  __device__ void skip(int bytes) { to_ += bytes; }
-
-  __device__ void end() { arrive_expecting(supply().full[next_++ % kChunks], asked_); }
-
- private:
-  __device__ bool has_room(int start, int bytes) const {
-    if (oldest_ == next_) return true;
-    if (next_ - oldest_ == kChunks) return false;
-    int tail = supply().start[oldest_ % kChunks];
-    if (start == head_ && start + bytes <= tail) return true;
-    return tail < head_ && (start == head_ || bytes <= tail);
-  }
-
-  int bytes_, head_ = 0, to_ = 0, asked_ = 0;
-  int next_ = 0, oldest_ = 0;  // chunks
-};
-
-__device__ __forceinline__ void supply_words(const long long* table, int phase) {
-  int slot = phase % kTold;
-  if (phase >= kTold) wait_for(supply().heard[slot], (phase / kTold - 1) & 1);
-  int bytes = sizeof(supply().words[slot]);
-  copy_bulk(shared_address(supply().words[slot]), table + phase * kWords, bytes,
-            supply().told[slot]);
-  arrive_expecting(supply().told[slot], bytes);
-}
-
-__device__ __forceinline__ void supply_gains(Ring& ring, const long long* words) {
-  int vectors = words[word::kVectors], bytes = words[word::kVectorBytes];
-  if (vectors == 0) return;
-  ring.begin(vectors * bytes);
-  for (int i = 0; i < vectors; ++i)
-    ring.ask(reinterpret_cast<const void*>(words[word::kGains + i]), bytes);
-  ring.end();
-}
-
-// The tiles of a block lie part by part; of the last block some may not exist.
-__device__ __forceinline__ void supply_weights(Ring& ring, const long long* words, int existing) {
-  int per_block = words[word::kPerBlock], tile_bytes = words[word::kTileBytes];
-  int chunk_tiles = words[word::kChunkTiles], tiles = per_block * words[word::kParts];
-  for (int begin = 0; begin < tiles; begin += chunk_tiles) {
-    int end = min(begin + chunk_tiles, tiles);
-    ring.begin((end - begin) * tile_bytes);
-    for (int at = begin, next; at < end; at = next) {
-      int part = at / per_block, tile = at % per_block;
-      next = min(end, (part + 1) * per_block);
-      int count = max(0, min(next - at, existing - tile));
-      long long first = static_cast<long long>(blockIdx.x) * per_block + tile;
-      const char* from = reinterpret_cast<const char*>(words[word::kWeights + part]);
-      ring.ask(from + first * tile_bytes, count * tile_bytes);
-      ring.skip((next - at - count) * tile_bytes);
-    }
-    ring.end();
-  }
-}
-
-}  // namespace mmc
-
-// One thread asks for what each phase needs as soon as there is room for it.
-__device__ __forceinline__ void mmc_supply(const long long* table, long long phases, int ring_bytes) {
-  if (threadIdx.x % 32 != 0) return;
-  mmc::Ring ring(ring_bytes);
-  for (int phase = 0; phase < phases; ++phase) {
-    if (phase == 0) mmc::supply_words(table, 0);
-    if (phase + 1 < phases) mmc::supply_words(table, phase + 1);
-    int slot = phase % mmc::kTold;
-    mmc::wait_for(mmc::supply().told[slot], phase / mmc::kTold & 1);
-    const long long* words = mmc::supply().words[slot];
-    int existing = words[mmc::word::kTiles] - blockIdx.x * words[mmc::word::kPerBlock];
-    if (existing > 0) {
-      mmc::supply_gains(ring, words);
-      mmc::supply_weights(ring, words, existing);
-    }
-  }
-}
-
-// The numbers of the thread and the block, which no code before the call can use.
+// The number of the thread, which no code before the call can use.
 __device__ __forceinline__ int mmc_thread() {
   int number;
   asm volatile("mov.u32 %0, %tid.x;" : "=r"(number));
   __builtin_assume(number >= 0 && number < mmc::kWarps * 32);
-  return number;
-}
-
-__device__ __forceinline__ int mmc_block() {
-  int number;
-  asm volatile("mov.u32 %0, %ctaid.x;" : "=r"(number));
-  __builtin_assume(number >= 0);
   return number;
 }
 
@@ -213,12 +77,36 @@ __device__ __forceinline__ void mmc_end_chunk(int chunk) {
   mmc::arrive(mmc::supply().empty[chunk % mmc::kChunks]);
 }
 
-__device__ __forceinline__ unsigned* mmc_weights(int offset) {
-  return reinterpret_cast<unsigned*>(mmc::ring() + offset);
-}
-
 __device__ __forceinline__ float* mmc_gain(int offset) {
   return reinterpret_cast<float*>(mmc::ring() + offset);
+}
+
+// Multiplies the tiles of a block, kTiles with each of the rows that begin at kStarts, and leaves
+// kSplit times 16 sums of each.
+template <int kWords, int kVectors, int kSplit, int kChunkTiles, int kTiles, int... kStarts>
+__device__ __forceinline__ void mmc_multiply(int* chunk, const signed char* rows, int* sums) {
+  using Part = mmc::RowPart<kWords, kVectors, kSplit>;
+  constexpr int kAll = kTiles * sizeof...(kStarts), kTurns = kChunkTiles / (mmc::kWarps / kSplit);
+  constexpr int kFirst = (kStarts + ...) / static_cast<int>(sizeof...(kStarts));
+  constexpr bool kOneRow = ((kStarts == kFirst) && ...);
+  int lane = threadIdx.x % 32, warp = threadIdx.x / 32, part = warp % kSplit;
+  Part row(rows + kFirst, part, lane);
+  for (int first = 0; first < kAll; first += kChunkTiles) {
+    const unsigned char* weights = mmc::ring() + mmc_begin_chunk(*chunk);
+#pragma unroll
+    for (int turn = 0; turn < kTurns; ++turn) {
+      int within = turn * (mmc::kWarps / kSplit) + warp / kSplit, tile = first + within;
+      if (kAll % kChunkTiles != 0 && tile >= kAll) break;
+      if (!kOneRow) {
+        int start = 0, number = 0;
+        ((start = tile / kTiles == number++ ? kStarts : start), ...);
+        row = Part(rows + start, part, lane);
+      }
+      row.multiply(reinterpret_cast<const unsigned*>(weights + within * (kVectors * 64)),
+                   sums + (tile * kSplit + part) * 16, part, lane);
+    }
+    mmc_end_chunk((*chunk)++);
+  }
 }
 
 // A barrier of the warps that compute.

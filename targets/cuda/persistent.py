@@ -34,7 +34,7 @@ from mmc.targets.cuda.exchange import (
     pointer,
     pointer_type,
 )
-from mmc.targets.cuda.fused import THREADS
+from mmc.targets.cuda.fused import BLOCKS, THREADS
 from mmc.targets.cuda.phases import (
     HEAD,
     SUPPLY_BYTES,
@@ -44,7 +44,6 @@ from mmc.targets.cuda.phases import (
     row_plan,
 )
 from mmc.targets.cuda.row import Row
-from mmc.targets.cuda.ternary import STEP_VECTORS, WarpSums
 from mmc.targets.tvm.elementary import hold
 from mmc.targets.tvm.expressions import Elements
 from mmc.targets.tvm.memory import STORED, Place
@@ -53,9 +52,9 @@ from mmc.targets.tvm.rowwise import ROWS
 from mmc.targets.tvm.stages import Plan
 
 _WARP = 32
-_WARPS = THREADS // _WARP
 
-PARAMETERS = {"table": "int64*", "exchange": "float32*", "finished": "uint64*", "phases": "int64"}
+PARAMETERS = {"table": "int64*", "exchange": "float32*", "finished": "uint64*", "phases": "int64",
+              "under_way": "int32"}  # fmt: skip
 
 
 def emit(phases: Phases, name: str) -> DeviceKernel | None:
@@ -72,13 +71,13 @@ def emit(phases: Phases, name: str) -> DeviceKernel | None:
 
 def _write(
     phases: Phases, plans: Sequence[Plan], block: Any, thread: Any,
-    table: Any, exchange: Any, finished: Any, count: Any,
+    table: Any, exchange: Any, finished: Any, count: Any, under_way: Any,
 ) -> None:  # fmt: skip
     area = hold(call("mmc_area", "int32", T.address_of(finished[0])))
     do("mmc_begin_phases")
     with T.If(thread >= THREADS):
         with T.Then():
-            do("mmc_supply", T.address_of(table[0]), count, phases.ring_bytes)
+            do(f"mmc_supply<{BLOCKS}>", T.address_of(table[0]), count, phases.ring_bytes, under_way)
         with T.Else():
             dtypes = "int8", "int32"
             shared = [
@@ -90,7 +89,7 @@ def _write(
             areas = [T.Bind(T.cast(x, "int64") * phases.floats) for x in (area, 1 - area)]
             with T.serial(T.int64(0), count) as number:
                 words = pointer(call("mmc_begin_phase", pointer_type("int64"), number), "int64")
-                given = words, (exchange, *areas), shared, chunk
+                given = words, (exchange, *areas), shared, chunk, number
                 _one_of(hold(words[0] + 0), list(zip(phases.kinds, plans, strict=True)), given)
                 do("mmc_end_phase", number)
     do("mmc_end_phases", T.address_of(finished[0]))
@@ -102,7 +101,7 @@ def _one_of(wanted: Any, kinds: Sequence[tuple[Kind, Plan]], given: Any, number:
     with T.If(T.EQ(wanted, T.int64(number))):
         with T.Then():
             phase = _Phase(kind, plan, *given)
-            with T.If(phase.first < kind.tiles), T.Then():
+            with T.If(phase.count > 0), T.Then():
                 phase.write()
         if number + 1 < len(kinds):
             with T.Else():
@@ -114,17 +113,18 @@ class _Phase:
 
     def __init__(
         self, kind: Kind, plan: Plan, words: Any, exchange: tuple[Any, Any, Any],
-        shared: Sequence[Any], chunk: Any,
+        shared: Sequence[Any], chunk: Any, number: Any,
     ) -> None:  # fmt: skip
         self.kind, self.plan, self.words, self.exchange = kind, plan, words, exchange
         self.activations, self.sums = shared
         self.chunk = chunk
-        self.block, self.thread = (
-            hold(call(name, "int32")) for name in ("mmc_block", "mmc_thread")
+        self.block = hold(call(f"mmc_block<{BLOCKS}>", "int32", number))
+        self.thread = hold(call("mmc_thread", "int32"))
+        self.first, after = (
+            hold(call(f"mmc_first_tile<{BLOCKS}>", "int32", self.block + i, kind.tiles))
+            for i in (0, 1)
         )
-        self.first = T.Bind(T.cast(self.block, "int64") * kind.per_block)
-        self.work = kind.work
-        self.starts = {output: i * self.work.length for i, output in enumerate(self.work.outputs)}
+        self.count = T.Bind(after - self.first)
         self.symbols = {ROWS: T.int64(1)}
 
     def write(self) -> None:
@@ -191,7 +191,7 @@ class _Phase:
         elements = Elements(self.symbols, {**places, **late}, lanes=1)
         values = primitive_outputs(kind.row)
         stores: list[tuple[Value, Any]] = [
-            (values[i], self._activations(values[i], i)) for i in self.starts
+            (values[i], self._activations(values[i], i)) for i in kind.starts
         ]
         stores += [
             (values[i], FirstBlock(values[i], self._targets(values[i], i), self.block))
@@ -206,7 +206,7 @@ class _Phase:
         return dict(zip(scalars, found, strict=True))
 
     def _activations(self, value: Value, output: int) -> Activations:
-        return Activations(value, self.activations, self.starts[output], self.work.length)
+        return Activations(value, self.activations, self.kind.starts[output], self.kind.row_bytes)
 
     def _targets(self, value: Value, output: int) -> list[Any]:
         found: list[Any] = []
@@ -217,44 +217,11 @@ class _Phase:
         return found
 
     def _multiply(self) -> None:
-        """Each warp adds up its columns of some tiles, and leaves 16 sums of each."""
-        kind = self.kind
-        packed = T.alloc_buffer((4,), "uint32", scope="local")
-        with T.serial(kind.work.rounds // kind.turns) as turn:
-            number, start = self.next_chunk()
-            weights = pointer(call("mmc_weights", pointer_type("uint32"), start), "uint32")
-            first = T.Bind(turn * kind.chunk_tiles)
-            for i in range(kind.turns):
-                self._round(weights, first, i * kind.work.at_once, packed)
-            do("mmc_end_chunk", number)
-
-    def _round(self, weights: Any, first: Any, begin: int, packed: Any) -> None:
-        """A tile for each warp or some of them: those of a chunk from `begin` on.
-
-        first: the tile of the block that the chunk begins with.  Where there are no more tiles it
-        is the last one again.
-        """
-        kind, work, matrix = self.kind, self.kind.work, self.kind.consumers[0].matrix
-        lane, warp = self.thread % _WARP, self.thread // _WARP
-        part = warp % work.split
-        place = T.Bind(first + (begin + T.truncdiv(warp, work.split)))
-        whole = kind.block_tiles % work.at_once == 0
-        tile = place if whole else T.Bind(T.min(place, kind.block_tiles - 1))
-        start = T.Bind(self._start(tile))
-        source = T.address_of(weights[(tile - first) * (matrix.vectors * TILE_ROWS)])
-        sums = WarpSums(matrix, lane)
-        for step in range(-(-matrix.vectors // (STEP_VECTORS * work.split))):
-            vector = (step * work.split + part) * STEP_VECTORS
-            past = (step + 1) * work.split * STEP_VECTORS > matrix.vectors
-            sums.load("shared", T.address_of(packed[0]), source, vector, past=past)
-            q = T.address_of(self.activations[start + vector * (4 * matrix.words)])
-            sums.add(T.address_of(packed[0]), q)
-        sums.store(T.address_of(self.sums[(place * work.split + part) * TILE_ROWS]))
-
-    def _start(self, tile: Any) -> Any:
-        """Where the activations of a tile begin; the tiles of a part follow each other."""
-        kind, start = self.kind, None
-        for i, matrix in enumerate(kind.parts):
-            own = T.int32(self.starts[kind.consumers[matrix].output])
-            start = own if start is None else T.Select(tile >= i * kind.per_block, own, start)
-        return start
+        """Warps share the columns of each tile, and leave 16 sums of it each."""
+        kind, matrix = self.kind, self.kind.consumers[0].matrix
+        starts = [kind.starts[kind.consumers[part].output] for part in kind.parts]
+        shape = matrix.words, matrix.vectors, kind.split
+        sizes = *shape, kind.chunk_tiles, kind.per_block, *starts
+        buffers = self.chunk, self.activations, self.sums
+        given = ", ".join(map(str, sizes))
+        do(f"mmc_multiply<{given}>", *(T.address_of(buffer[0]) for buffer in buffers))

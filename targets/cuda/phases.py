@@ -19,14 +19,18 @@ from mmc.ir.ops.source import Input
 from mmc.ir.packing import TILE_ROWS
 from mmc.ir.types import Dim, DType, TensorType
 from mmc.targets.cuda.epilogue import Epilogue
-from mmc.targets.cuda.fused import BLOCKS, Consumer, Work
+from mmc.targets.cuda.fused import BLOCKS, THREADS, Consumer, Work
 from mmc.targets.cuda.launches import Word
 from mmc.targets.cuda.row import is_read_elsewhere
+from mmc.targets.cuda.ternary import STEP_VECTORS
 from mmc.targets.tvm.primitives import primitive_outputs
 from mmc.targets.tvm.stages import Plan as RowPlan
 
-TOLD, CHUNKS, WORDS, PARTS, GAINS = 8, 16, 48, 4, 4
+TOLD, CHUNKS, WORDS, PARTS, GAINS = 8, 32, 48, 4, 4
 """Phases that are told ahead, chunks that are supplied ahead; of a phase: words, parts, gains."""
+
+WARPS = THREADS // 32
+"""Those of a block that compute."""
 
 HEAD = 8 + PARTS + GAINS
 """Words before the arguments."""
@@ -41,8 +45,11 @@ MOST_SHARED = 227 << 10
 MOST_SCRATCH = 6 << 10
 """Of it for reductions."""
 
-MOST_CHUNK = 48 << 10
-"""Bytes of a chunk of weights, unless a single tile is larger."""
+MOST_AT_ONCE, MOST_CHUNK = 24 << 10, 16 << 10
+"""Bytes of tiles that warps take at a time, and of those of a chunk, unless that is less."""
+
+LONG_PHASE = 32 << 10
+"""Bytes of weights of a block from which on they are waited for."""
 
 _VECTOR_BYTES = 64
 
@@ -96,12 +103,8 @@ class Kind:
 
     @property
     def per_block(self) -> int:
+        """The most tiles of a block."""
         return -(-self.tiles // BLOCKS)
-
-    @property
-    def work(self) -> Work:
-        """How the warps of a block share its tiles."""
-        return Work.of(self.consumers, self.block_tiles, MOST_CHUNK // self.tile_bytes)
 
     @property
     def block_tiles(self) -> int:
@@ -109,25 +112,37 @@ class Kind:
         return len(self.parts) * self.per_block
 
     @property
-    def turns(self) -> int:
-        """Rounds of the warps for each chunk of weights; all chunks have as many."""
-        rounds, tiles = self.work.rounds, self.work.at_once
-        most = max(1, MOST_CHUNK // (tiles * self.tile_bytes))
-        return max(n for n in range(1, most + 1) if rounds % n == 0)
+    def split(self) -> int:
+        """Warps that share a tile."""
+        return Work.of(self.consumers, self.block_tiles, MOST_AT_ONCE // self.tile_bytes).split
 
     @property
     def chunk_tiles(self) -> int:
-        return self.turns * self.work.at_once
+        """Tiles of a chunk of weights, for all warps; the last chunk may have fewer."""
+        at_once = WARPS // self.split
+        return max(1, MOST_CHUNK // (at_once * self.tile_bytes)) * at_once
 
     @property
     def chunks(self) -> int:
         """Chunks of a phase: one of gains, where it has some, and those of weights."""
-        return bool(self.gains) + self.work.rounds // self.turns
+        return bool(self.gains) + -(-self.block_tiles // self.chunk_tiles)
+
+    @property
+    def starts(self) -> dict[int, int]:
+        """The outputs that are multiplied, and where in shared memory the int8 of each begin."""
+        outputs = dict.fromkeys(consumer.output for consumer in self.consumers)
+        return {output: i * self.row_bytes for i, output in enumerate(outputs)}
+
+    @property
+    def row_bytes(self) -> int:
+        """Of the activations that all warps read, those past the end included."""
+        matrix = self.consumers[0].matrix
+        return -(-matrix.vectors // (STEP_VECTORS * self.split)) * self.split * matrix.step_bytes
 
     @property
     def shared(self) -> tuple[int, int]:
         """Bytes of activations, and sums that warps leave behind."""
-        return len(self.work.outputs) * self.work.length, self.work.parts
+        return len(self.starts) * self.row_bytes, self.block_tiles * self.split * TILE_ROWS
 
     @property
     def tile_bytes(self) -> int:
@@ -187,6 +202,13 @@ class Phases:
     def shared(self) -> tuple[int, int]:
         """As of each kind: what is enough for all."""
         return max(k.shared[0] for k in self.kinds), max(k.shared[1] for k in self.kinds)
+
+    @property
+    def under_way(self) -> int:
+        """Chunks that a block asks for at a time: more where weights are what is waited for."""
+        kinds = [self.kinds[number] for number, _ in self.phases]
+        weights = sum(kind.tiles * len(kind.parts) * kind.tile_bytes for kind in kinds)
+        return 2 if weights >= LONG_PHASE * BLOCKS * len(kinds) else 1
 
     @property
     def ring_bytes(self) -> int:

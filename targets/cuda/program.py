@@ -124,7 +124,7 @@ class Program:
         words = tuple(tuple(each) for each in phases.words())
         return Persistent(
             kernel.name, tuple(kernel.parameters), fused.BLOCKS, kernel.threads,
-            kernel.shared, phases.floats, phases.rows, words,
+            kernel.shared, phases.floats, phases.under_way, phases.rows, words,
         )  # fmt: skip
 
 

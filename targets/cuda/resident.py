@@ -46,6 +46,7 @@ class Phases:
             "exchange": (self._exchange.address, POINTER),
             "finished": (self._finished.address, POINTER),
             "phases": (len(one.phases), INT64),
+            "under_way": (one.under_way, INT32),
             "blocks": (one.blocks, INT32),
         }
         arguments = [given[name] for name in one.parameters]

@@ -18,6 +18,7 @@ extern "C" __global__ void __launch_bounds__(1024)
   __shared__ unsigned long long of_warp[32];
   const float* row = logits + static_cast<long long>(blockIdx.x) * vocabulary;
   unsigned long long best = 0;
+#pragma unroll 8
   for (int i = threadIdx.x; i < vocabulary; i += blockDim.x)
     best = mmc::Largest::combine(best, mmc_rank(row[i], i));
   best = mmc::warp_combine<mmc::Largest>(best);

@@ -79,14 +79,14 @@ class WarpSums:
         for i in range(count):
             T.buffer_store(self._sums, T.int32(0), [i])
 
-    def load(self, source: str, packed: Any, tile: Any, first: Any, *, past: bool) -> None:
+    def load(self, packed: Any, tile: Any, first: Any, *, past: bool) -> None:
         """Read 4 words, the lane's of the 8 vectors of a tile from `first` on.
 
-        source: "once" from memory, or "shared".  past: whether there may be fewer; the last vector
-        is read in place of others then, to be multiplied with zeros.
+        past: whether there may be fewer; the last vector is read in place of others then, to be
+        multiplied with zeros.
         """
         vectors = self.vectors if past else 0
-        do(f"mmc_load_{source}<{self.words}, {vectors}>", packed, tile, first, self.lane)
+        do(f"mmc_load_once<{self.words}, {vectors}>", packed, tile, first, self.lane)
 
     def add(self, packed: Any, activations: Any) -> None:
         """Multiply them with the activations of these vectors, which begin at an address."""

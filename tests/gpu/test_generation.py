@@ -119,7 +119,7 @@ def test_choice_is_that_of_numpy(name: str) -> None:
     rows = np.array([LOGITS[name], LOGITS[name][::-1]], np.float32)
     batch, vocabulary = rows.shape
     logits, ids, chosen = Memory(rows.nbytes), Memory(8 * batch), Memory(8 * batch)
-    tokens = HostMemory(3 * batch)
+    tokens = HostMemory(8 * 3 * batch)
     logits.write(0, rows)
     chosen.fill(0)
     code = Code(image(prepared("example") / "lib"))

@@ -299,7 +299,7 @@ def test_blocks_are_counted() -> None:
 
 def test_launches_can_be_written_and_read() -> None:
     words = (1, 2, ("3.in_1", 64)), (4, 5, ("6.out_0", 0))
-    one = Persistent("token_phases", ("table", "blocks"), 132, 288, 1 << 16, 640, ROWS, words)
+    one = Persistent("token_phases", ("table", "blocks"), 132, 288, 1 << 16, 640, 2, ROWS, words)
     groups = [[Choice(2, ROWS, (launch("a"),)), Choice(None, ROWS, (launch("b", 4),))]]
     entries = {"forward": Entry(groups), "token": Entry(groups, one)}
     assert from_json(to_json(entries)) == entries

@@ -206,16 +206,16 @@ SHAPES = [(64, 6352), (4096, 6352), (13_040, 32), (2048, 48), (5120, 27_648), (1
 def test_every_tile_of_a_block_is_in_one_chunk(shape: tuple[int, int]) -> None:
     (kind,) = kinds_of(*shape)
     begins = range(0, kind.block_tiles, kind.chunk_tiles)  # as persistent.cuh asks for them
-    assert len(begins) == kind.chunks == kind.work.rounds // kind.turns
-    assert kind.chunk_tiles == kind.turns * kind.work.at_once
+    assert len(begins) == kind.chunks
     assert kind.per_block * fused.BLOCKS >= kind.tiles > (kind.per_block - 1) * fused.BLOCKS
 
 
 @pytest.mark.parametrize("shape", SHAPES)
 def test_a_chunk_is_small_unless_a_tile_is_large(shape: tuple[int, int]) -> None:
     (kind,) = kinds_of(*shape)
-    assert kind.chunk_bytes <= max(phases.MOST_CHUNK, kind.tile_bytes)
+    assert kind.chunk_bytes <= max(phases.MOST_AT_ONCE, kind.tile_bytes)
     assert kind.chunk_bytes == min(kind.chunk_tiles, kind.block_tiles) * kind.tile_bytes
+    assert kind.chunk_tiles % (phases.WARPS // kind.split) == 0
 
 
 def test_a_tile_that_does_not_fit_takes_launches() -> None:
@@ -224,13 +224,14 @@ def test_a_tile_that_does_not_fit_takes_launches() -> None:
 
 
 def test_the_device_counts_alike() -> None:
-    source = Path(phases.__file__).with_name("persistent.cuh").read_text()
+    folder = Path(phases.__file__).parent
+    source = "".join((folder / f"{name}.cuh").read_text() for name in ("tile", "supply"))
     constants = {name: int(n) for name, n in re.findall(r"(k\w+) = (\d+)", source)}
     counted = [constants[name] for name in ("kTold", "kChunks", "kWords")]
     assert counted == [phases.TOLD, phases.CHUNKS, WORDS]
     (names,) = re.findall(r"enum Word \{(.*?)\};", source, re.DOTALL)
     listed = [name.split("=")[0].strip() for name in names.split(",")]
     assert listed.index("kWeights") + phases.PARTS + phases.GAINS == phases.HEAD
-    assert constants["kWarps"] * 32 == fused.THREADS
+    assert constants["kWarps"] == phases.WARPS
     size = f"static_assert(sizeof(mmc::Supply) == {phases.SUPPLY_BYTES});"
     compile_source(HELPERS + size, "sm_90a")

@@ -1,0 +1,98 @@
+// A row of activations times tiles of weights in shared memory: kSplit warps share a tile, and of the
+// steps of 8 vectors that its columns have each takes every kSplit-th.
+#ifndef MMC_TILE_CUH
+#define MMC_TILE_CUH
+
+namespace mmc {
+
+constexpr int kWarps = 8;
+
+// The steps of a warp, which is number `part` of those that share a tile.
+template <int kVectors, int kSplit>
+struct Steps {
+  static constexpr int kCount = (kVectors + 8 * kSplit - 1) / (8 * kSplit);
+
+  // The first of the vectors of a step.
+  __device__ __forceinline__ static int first(int step, int part) {
+    return (step * kSplit + part) * 8;
+  }
+
+  // The vector, or the last one where there is none such: what meets it is zero.
+  __device__ __forceinline__ static int existing(int step, int vector) {
+    return (step + 1) * kSplit * 8 > kVectors ? min(vector, kVectors - 1) : vector;
+  }
+};
+
+// A warp's steps of a row.
+template <int kWords, int kVectors, int kSplit>
+struct RowPart;
+
+// A lane's activations of each step, those of vector lane / 4, stay in registers where they are not too
+// many.
+template <int kVectors, int kSplit>
+struct RowPart<4, kVectors, kSplit> {
+  using Own = Steps<kVectors, kSplit>;
+  static constexpr int kHeld = Own::kCount <= 16 ? Own::kCount : 0;
+
+  const signed char* row;
+  int4 held[kHeld + 1];  // and what is there if none is held
+  int sum = 0;  // of the lane's activations
+
+  __device__ __forceinline__ int4 read(int step, int part, int lane) const {
+    return reinterpret_cast<const int4*>(row)[Own::first(step, part) + lane / 4];
+  }
+
+  __device__ __forceinline__ RowPart(const signed char* row, int part, int lane) : row(row) {
+#pragma unroll
+    for (int step = 0; step < Own::kCount; ++step) {
+      int4 q = held[min(step, kHeld)] = read(step, part, lane);
+      sum = __dp4a(0x01010101, q.x, __dp4a(0x01010101, q.y, sum));
+      sum = __dp4a(0x01010101, q.z, __dp4a(0x01010101, q.w, sum));
+    }
+  }
+
+  // Writes the sums of the tile's 16 rows.
+  __device__ __forceinline__ void multiply(const unsigned* tile, int* to, int part, int lane) const {
+    WarpSums<4> sums = {};
+    sums.activations = sum;
+#pragma unroll
+    for (int step = 0; step < Own::kCount; ++step) {
+      int vector = Own::existing(step, Own::first(step, part) + lane / 4);
+      uint4 words = *reinterpret_cast<const uint4*>(tile + vector * 16 + lane % 4 * 4);
+      int4 q = kHeld == 0 ? read(step, part, lane) : held[min(step, kHeld)];
+      unsigned w[4] = {words.x, words.y, words.z, words.w};
+      int x[4] = {q.x, q.y, q.z, q.w};
+#pragma unroll
+      for (int j = 0; j < 4; ++j)
+#pragma unroll
+        for (int i = 0; i < 4; ++i)
+          sums.rows[i][j] = dot4(w[i] & 0x03030303u << 2 * j, x[j], sums.rows[i][j]);
+    }
+    sums.store(to, lane);
+  }
+};
+
+template <int kVectors, int kSplit>
+struct RowPart<5, kVectors, kSplit> {
+  using Own = Steps<kVectors, kSplit>;
+  const int* row;
+
+  __device__ __forceinline__ RowPart(const signed char* row, int, int)
+      : row(reinterpret_cast<const int*>(row)) {}
+
+  __device__ __forceinline__ void multiply(const unsigned* tile, int* to, int part, int lane) const {
+    WarpSums<5> sums = {};
+#pragma unroll
+    for (int step = 0; step < Own::kCount; ++step) {
+      unsigned packed[4];
+      int first = Own::first(step, part);
+      WarpSums<5>::load<kVectors, ReadShared>(packed, tile, first, lane);
+      sums.add(packed, row + first * 5, lane);
+    }
+    sums.store(to, lane);
+  }
+};
+
+}  // namespace mmc
+
+#endif
