@@ -35,6 +35,15 @@ TABLE_FRACTION, TABLE_STEP = 13, 8
 """Fraction bits of the position in the sigmoid's table; bits of it between two entries."""
 
 
+def as_i64(*arrays: np.ndarray) -> list[np.ndarray]:
+    """Arrays in which sums and products of two numbers have room."""
+    return [array.astype(np.int64) for array in arrays]
+
+
+def as_i32(v: np.ndarray) -> np.ndarray:
+    return v.astype(np.int32)
+
+
 def bit_length(v: np.ndarray) -> np.ndarray:
     """Bits of v >= 0; 0 has none."""
     return sum((np.asarray(v >> k > 0, np.int64) for k in range(63)), np.zeros_like(v))

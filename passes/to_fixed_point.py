@@ -1,9 +1,9 @@
 """Lower a MatMul-free language model to whole numbers: what an FPGA computes, bit for bit.
 
-Norms, gates and the recurrence become operations of `mmc.ir.ops.fixed`; the ternary products stay
-what they are.  The fraction of every number follows from the model's weights (`fixed_ranges`), so
-that nothing leaves its width whatever the text is.  A norm of a norm is one: the inner scale
-drops out, and of its eps nothing is left that int8 codes would show.
+Norms, gates and the recurrence become operations of `mmc.ir.ops.fixed` and `fixed_gates`; the
+ternary products stay what they are.  The fraction of every number follows from the model's weights
+(`fixed_ranges`), so that nothing leaves its width whatever the text is.  A norm of a norm is
+one: the inner scale drops out, and of its eps nothing is left that int8 codes would show.
 
 This pass changes numbers: perplexity says by how much (docs/fpga.md), the interpreter runs what
 it makes and is what the FPGA is held to.
@@ -22,6 +22,7 @@ from mmc.ir.fixed_point import NARROW, STATE_SHIFT, TABLE_FRACTION, WIDE
 from mmc.ir.graph import Graph, Mapped
 from mmc.ir.op import Op, Value, origin, producer
 from mmc.ir.ops import fixed
+from mmc.ir.ops import fixed_gates as gates
 from mmc.ir.ops.norm import RmsNorm, RmsStatistic
 from mmc.ir.ops.pointwise import Add, Cast, Mul, Sigmoid, Silu, Sub
 from mmc.ir.ops.recurrence import LinearRecurrence
@@ -130,7 +131,7 @@ class _Lowering:
     def embedding(self, op: Gather) -> Number:
         table, fraction = self.integers.sixteen(op.table)
         wanted = self.ranges.stream_fraction
-        wide = fixed.FixedShift(Gather(table, op.indices), fraction - wanted)
+        wide = gates.FixedShift(Gather(table, op.indices), fraction - wanted)
         return Number(wide, WIDE, wanted, float(np.abs(self.ranges.floats(op.table)).max()))
 
     def same(self, op: Cast) -> Number | None:
@@ -205,7 +206,7 @@ class _Lowering:
         if x is None or x.bits == NARROW:
             return x
         return Number(
-            fixed.FixedShift(x.value, STATE_SHIFT), NARROW, x.fraction - STATE_SHIFT, x.bound
+            gates.FixedShift(x.value, STATE_SHIFT), NARROW, x.fraction - STATE_SHIFT, x.bound
         )
 
     def _normed(self, op: RmsNorm) -> Number:
@@ -220,7 +221,7 @@ class _Lowering:
 
     def sigmoid(self, op: Sigmoid) -> Number | None:
         x = self._narrow(op.x)
-        return x and Number(fixed.FixedSigmoid(x.value, x.fraction), NARROW, 16, 1.0)
+        return x and Number(gates.FixedSigmoid(x.value, x.fraction), NARROW, 16, 1.0)
 
     def silu(self, op: Silu) -> Number | None:
         return self._silu(op.x)
@@ -228,7 +229,7 @@ class _Lowering:
     def _silu(self, value: Value) -> Number | None:
         x = self._narrow(value)
         return x and replace(
-            x, value=fixed.FixedProduct(x.value, fixed.FixedSigmoid(x.value, x.fraction), 16)
+            x, value=gates.FixedProduct(x.value, gates.FixedSigmoid(x.value, x.fraction), 16)
         )
 
     def product(self, op: Mul) -> Number | None:
@@ -245,7 +246,7 @@ class _Lowering:
             return None
         if (a.bits, b.bits, a.fraction) != (WIDE, WIDE, b.fraction):
             raise refusal("adds numbers that are not of the residual stream", op)
-        return replace(a, value=fixed.FixedAdd(a.value, b.value), bound=a.bound + b.bound)
+        return replace(a, value=gates.FixedAdd(a.value, b.value), bound=a.bound + b.bound)
 
     def _forget(self, op: Add, bound: Weight, share: Weight, gate: Value) -> Number | None:
         """bound + (1 - bound) * gate."""
@@ -253,7 +254,7 @@ class _Lowering:
         low = self.ranges.floats(bound)
         if np.abs(low + self.ranges.floats(share) - 1).max() > 1e-5 or not low.min() >= 0:
             raise refusal("is not a gate between a lower bound and one", op)
-        return s and replace(s, value=fixed.FixedForget(s.value, self.integers.gate(bound)))
+        return s and replace(s, value=gates.FixedForget(s.value, self.integers.gate(bound)))
 
     def recurrence(self, op: LinearRecurrence) -> Number | None:
         """h = f * h + (1 - f) * c: a mean of what went in, so it needs no room of its own."""
@@ -261,7 +262,7 @@ class _Lowering:
         c = None if new is None else self._narrow(new)
         if f is None or c is None or not isinstance(op.h0, Input):
             return None
-        value = fixed.FixedRecurrence(f.value, c.value, _whole(op.h0), op.axis)
+        value = gates.FixedRecurrence(f.value, c.value, _whole(op.h0), op.axis)
         return Number(value, WIDE, c.fraction + STATE_SHIFT, c.bound)
 
 
@@ -270,7 +271,7 @@ def _times(a: Number | None, b: Number | None) -> Number | None:
         return None
     fraction = a.fraction + b.fraction - STATE_SHIFT
     return Number(
-        fixed.FixedProduct(a.value, b.value, STATE_SHIFT), WIDE, fraction, a.bound * b.bound
+        gates.FixedProduct(a.value, b.value, STATE_SHIFT), WIDE, fraction, a.bound * b.bound
     )
 
 

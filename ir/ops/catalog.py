@@ -6,6 +6,7 @@ from mmc.ir.op import Op
 from mmc.ir.ops import (
     attention,
     fixed,
+    fixed_gates,
     linear,
     norm,
     pointwise,
@@ -16,6 +17,9 @@ from mmc.ir.ops import (
     ternary,
 )
 
-FAMILIES = (source, pointwise, reduce, shape, linear, norm, ternary, recurrence, attention, fixed)
+FAMILIES = (
+    source, pointwise, reduce, shape, linear, norm, ternary, recurrence, attention, fixed,
+    fixed_gates,
+)  # fmt: skip
 
 OPERATIONS: Mapping[str, type[Op]] = Op.registry

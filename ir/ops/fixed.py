@@ -1,4 +1,7 @@
-"""Whole numbers alone: a model as an FPGA runs it, with the arithmetic of `mmc.ir.fixed_point`."""
+"""Whole numbers alone: norms, codes and scales as an FPGA has them, and what such operations share.
+
+The arithmetic is that of `mmc.ir.fixed_point`; gates, sums and states are in `fixed_gates`.
+"""
 
 from __future__ import annotations
 
@@ -12,10 +15,10 @@ from mmc.ir.fixed_point import (
     NORM_BITS,
     ONE,
     SMALLEST_SHIFT,
-    STATE_SHIFT,
-    TABLE_FRACTION,
     WIDE,
     Scalar,
+    as_i32,
+    as_i64,
     bit_length,
     codes,
     largest,
@@ -24,22 +27,13 @@ from mmc.ir.fixed_point import (
     round_shift,
     saturate,
     shift_right,
-    sigmoid,
 )
 from mmc.ir.op import Op, Value
 from mmc.ir.types import DType, TensorType
 
 
-def _wide(*operands: np.ndarray) -> list[np.ndarray]:
-    return [operand.astype(np.int64) for operand in operands]
-
-
 def _constant(mantissa: int, exponent: int) -> Scalar:
     return np.array(mantissa, np.int64), np.array(exponent, np.int64)
-
-
-def _i32(v: np.ndarray) -> np.ndarray:
-    return v.astype(np.int32)
 
 
 class FixedOp(Op):
@@ -92,7 +86,7 @@ class FixedNormalize(FixedOp, mnemonic="fixed_normalize", results=("n", "r", "e"
         eps = shift_right(np.array(self.eps_mantissa, np.int64), np.clip(-k, -44, 16))
         total = np.maximum(np.square(n).sum(-1, keepdims=True) + eps, 1)
         r, e = root_and_reciprocal(total)
-        return _i32(n), _i32(r), _i32(e)
+        return as_i32(n), as_i32(r), as_i32(e)
 
 
 class FixedQuantize(FixedOp, mnemonic="fixed_quantize", results=("q", "m", "e")):
@@ -114,11 +108,11 @@ class FixedQuantize(FixedOp, mnemonic="fixed_quantize", results=("q", "m", "e"))
         return n.with_dtype(DType.I8), self.r.type, self.re.type
 
     def reference(self, n: np.ndarray, *rest: np.ndarray) -> tuple[np.ndarray, ...]:
-        *gain, r, re = _wide(*rest)
+        *gain, r, re = as_i64(*rest)
         w, top, t = codes(n.astype(np.int64), gain[0] if gain else None)
         q = round_shift(w * ((127 << 24) // top), 24)
         m, e = multiply_scalars((top, -t), (r, re))
-        return q.astype(np.int8), _i32(m), _i32(e)
+        return q.astype(np.int8), as_i32(m), as_i32(e)
 
 
 class _Scaled(FixedOp):
@@ -128,7 +122,7 @@ class _Scaled(FixedOp):
         self, v: np.ndarray, row: Scalar, constant: tuple[int, int], bits: int
     ) -> np.ndarray:
         m, e = multiply_scalars(row, _constant(*constant))
-        return _i32(saturate(round_shift(v * m, np.clip(e, SMALLEST_SHIFT, LARGEST_SHIFT)), bits))
+        return as_i32(saturate(round_shift(v * m, np.clip(e, SMALLEST_SHIFT, LARGEST_SHIFT)), bits))
 
     def constants(self, mantissa: int, bits: int) -> None:
         self.require(ONE // 2 <= mantissa < ONE, f"the mantissa {mantissa} has not 16 bits")
@@ -155,7 +149,7 @@ class FixedRmsNorm(_Scaled, mnemonic="fixed_rms_norm"):
         return n.with_dtype(DType.I32)
 
     def reference(self, n: np.ndarray, *rest: np.ndarray) -> np.ndarray:
-        *gain, r, re = _wide(*rest)
+        *gain, r, re = as_i64(*rest)
         w, _, t = codes(n.astype(np.int64), gain[0] if gain else None)
         return self.scaled(w, (r, re - t), (self.mantissa, self.exponent), self.bits)
 
@@ -177,7 +171,7 @@ class FixedRequantize(_Scaled, mnemonic="fixed_requantize"):
         return self.sums.type
 
     def reference(self, sums: np.ndarray, m: np.ndarray, e: np.ndarray) -> np.ndarray:
-        sums, m, e = _wide(sums, m, e)
+        sums, m, e = as_i64(sums, m, e)
         return self.scaled(sums, (m, e), (self.mantissa, self.exponent), self.bits)
 
 
@@ -200,119 +194,6 @@ class FixedLogits(_Scaled, mnemonic="fixed_logits"):
         return self.sums.type.with_dtype(DType.F32)
 
     def reference(self, sums: np.ndarray, m: np.ndarray, e: np.ndarray) -> np.ndarray:
-        sums, m, e = _wide(sums, m, e)
+        sums, m, e = as_i64(sums, m, e)
         m, e = multiply_scalars((m, e), _constant(self.mantissa, self.exponent))
         return np.ldexp((sums * m).astype(np.float64), -e.astype(np.int32)).astype(np.float32)
-
-
-class FixedSigmoid(FixedOp, mnemonic="fixed_sigmoid"):
-    """y = 65536 * sigmoid(x * 2^-fraction), 0 to 65535, by a table of 1024 entries."""
-
-    x: Value
-    fraction: int
-
-    def infer(self) -> TensorType:
-        self.integers(self.x)
-        fits = STATE_SHIFT // 2 <= self.fraction <= TABLE_FRACTION
-        self.require(fits, f"no table for {self.fraction} fraction bits")
-        return self.x.type
-
-    def reference(self, x: np.ndarray) -> np.ndarray:
-        return _i32(sigmoid(x.astype(np.int64), self.fraction))
-
-
-class FixedForget(FixedOp, mnemonic="fixed_forget"):
-    """y = bound + (65536 - bound) * s >> 16: a forget gate s with its lower bound, below 65536."""
-
-    s: Value
-    bound: Value
-
-    def infer(self) -> TensorType:
-        self.integers(self.s, self.bound)
-        self.column(self.s.type, self.bound)
-        return self.s.type
-
-    def reference(self, s: np.ndarray, bound: np.ndarray) -> np.ndarray:
-        s, bound = _wide(s, bound)
-        return _i32(bound + ((ONE - bound) * s >> 16))
-
-
-class FixedProduct(FixedOp, mnemonic="fixed_product"):
-    """y = a * b * 2^-shift, rounded half up."""
-
-    a: Value
-    b: Value
-    shift: int
-    commutative: ClassVar[bool] = True
-
-    def infer(self) -> TensorType:
-        self.integers(self.a, self.b)
-        self.require(self.a.type == self.b.type, f"{self.a.type} times {self.b.type}")
-        self.require(self.shift > 0, f"shift is {self.shift}")
-        return self.a.type
-
-    def reference(self, a: np.ndarray, b: np.ndarray) -> np.ndarray:
-        a, b = _wide(a, b)
-        return _i32(round_shift(a * b, self.shift))
-
-
-class FixedShift(FixedOp, mnemonic="fixed_shift"):
-    """y = x * 2^-right, rounded half up; to the left where `right` is negative."""
-
-    x: Value
-    right: int
-
-    def infer(self) -> TensorType:
-        self.integers(self.x)
-        return self.x.type.with_dtype(DType.I32)
-
-    def reference(self, x: np.ndarray) -> np.ndarray:
-        return _i32(round_shift(x.astype(np.int64), self.right))
-
-
-class FixedAdd(FixedOp, mnemonic="fixed_add"):
-    """y = a + b, within 27 bits: the residual stream."""
-
-    a: Value
-    b: Value
-    commutative: ClassVar[bool] = True
-
-    def infer(self) -> TensorType:
-        self.integers(self.a, self.b)
-        self.require(self.a.type == self.b.type, f"{self.a.type} plus {self.b.type}")
-        return self.a.type
-
-    def reference(self, a: np.ndarray, b: np.ndarray) -> np.ndarray:
-        a, b = _wide(a, b)
-        return _i32(saturate(a + b, WIDE))
-
-
-class FixedRecurrence(Op, mnemonic="fixed_recurrence"):
-    """h[t] = (f[t] * h[t-1] + (65536 - f[t]) * c[t] * 2^9) >> 16, half up, along `axis` from h0.
-
-    The MLGRU (arXiv:2406.02528, section 3.3.1).  c has 18 bits, so h stays within 27: a weighted
-    mean is never larger than what it is the mean of, and half up keeps that.
-    """
-
-    f: Value
-    c: Value
-    h0: Value
-    axis: int = 1
-
-    def infer(self) -> TensorType:
-        f, c, h0 = self.f.type, self.c.type, self.h0.type
-        self.require(f == c and f.dtype is DType.I32, f"f is {f}, c is {c}")
-        self.require(0 <= self.axis < f.rank, f"no axis {self.axis} in {f}")
-        step = f.with_shape((*f.shape[: self.axis], *f.shape[self.axis + 1 :]))
-        self.require(h0 == step, f"h0 is {h0}, a step is {step}")
-        return f
-
-    def reference(self, f: np.ndarray, c: np.ndarray, h0: np.ndarray) -> np.ndarray:
-        f, c, h = _wide(f, c, h0)
-        hs: list[np.ndarray] = []
-        for t in range(f.shape[self.axis]):
-            gate = f.take(t, self.axis)
-            new = c.take(t, self.axis) << STATE_SHIFT
-            h = round_shift(gate * h + (ONE - gate) * new, 16)
-            hs.append(h)
-        return _i32(np.stack(hs, self.axis))

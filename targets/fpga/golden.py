@@ -10,7 +10,7 @@ import numpy as np
 from mmc.ir.evaluate import evaluate
 from mmc.ir.graph import Graph
 from mmc.ir.op import Op
-from mmc.ir.ops.fixed import FixedAdd
+from mmc.ir.ops.fixed_gates import FixedAdd
 from mmc.ir.ops.source import Weight
 from mmc.ir.types import DType, static_shape
 from mmc.targets.fpga.image import trits_of

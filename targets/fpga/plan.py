@@ -23,15 +23,17 @@ from mmc.errors import MmcError
 from mmc.ir.graph import Graph
 from mmc.ir.op import Op, Value, producer
 from mmc.ir.ops.fixed import (
-    FixedAdd,
-    FixedForget,
     FixedLogits,
     FixedNormalize,
-    FixedProduct,
     FixedQuantize,
-    FixedRecurrence,
     FixedRequantize,
     FixedRmsNorm,
+)
+from mmc.ir.ops.fixed_gates import (
+    FixedAdd,
+    FixedForget,
+    FixedProduct,
+    FixedRecurrence,
     FixedShift,
     FixedSigmoid,
 )

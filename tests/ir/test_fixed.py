@@ -14,7 +14,7 @@ from mmc.ir.evaluate import evaluate
 from mmc.ir.fixed_point import bit_length, multiply_scalars, root_and_reciprocal, sigmoid_table
 from mmc.ir.graph import graph_of
 from mmc.ir.op import Op, VerifyError
-from mmc.ir.ops import fixed
+from mmc.ir.ops import fixed, fixed_gates
 from mmc.ir.ops.source import Input
 from mmc.ir.text import parse, render
 from mmc.ir.types import DType, TensorType
@@ -142,7 +142,7 @@ def test_logits_are_exact() -> None:
 @pytest.mark.parametrize("fraction", [4, 9, 13])
 def test_sigmoid_for_every_number(fraction: int) -> None:
     x = np.arange(-(1 << 17), 1 << 17, dtype=np.int32)
-    [y] = run(lambda x: fixed.FixedSigmoid(x, fraction), x)
+    [y] = run(lambda x: fixed_gates.FixedSigmoid(x, fraction), x)
     real = np.maximum(np.ldexp(x.astype(float), -fraction), -700)
     exact = 65536 / (1 + np.exp(-real))
     assert np.abs(y - exact).max() < 1.6
@@ -161,7 +161,7 @@ def test_sigmoid_table_fits_its_bits() -> None:
 def test_forget_gate_lies_between_its_bound_and_one() -> None:
     s = np.array([0, 1, 32768, 65534, 65535], np.int32)[:, None] * np.ones(5, np.int32)
     bound = np.array([0, 1, 32768, 65534, 65535], np.int32)
-    [y] = run(fixed.FixedForget, s, bound)
+    [y] = run(fixed_gates.FixedForget, s, bound)
     assert (y >= bound).all()
     assert y.max() == 65535
     exact = bound + (1 - bound / 65536) * s
@@ -170,15 +170,15 @@ def test_forget_gate_lies_between_its_bound_and_one() -> None:
 
 def test_product_shift_and_sum() -> None:
     a, b = i32(-(1 << 17), 3, 5), i32(-(1 << 17), 1, -1)
-    [y] = run(lambda a, b: fixed.FixedProduct(a, b, 9), a, b)
+    [y] = run(lambda a, b: fixed_gates.FixedProduct(a, b, 9), a, b)
     assert y.tolist() == [1 << 25, 0, 0]
-    [y] = run(lambda a, b: fixed.FixedProduct(a, b, 1), a[1:], b[1:])
+    [y] = run(lambda a, b: fixed_gates.FixedProduct(a, b, 1), a[1:], b[1:])
     assert y.tolist() == [2, -2]  # 1.5 and -2.5
-    [y] = run(lambda x: fixed.FixedShift(x, 1), i32(-3, -1, 1, 3))
+    [y] = run(lambda x: fixed_gates.FixedShift(x, 1), i32(-3, -1, 1, 3))
     assert y.tolist() == [-1, 0, 1, 2]
-    [y] = run(lambda x: fixed.FixedShift(x, -2), np.array([-3, 7], np.int16))
+    [y] = run(lambda x: fixed_gates.FixedShift(x, -2), np.array([-3, 7], np.int16))
     assert y.tolist() == [-12, 28]
-    [y] = run(fixed.FixedAdd, i32(LARGEST, -LARGEST, 1), i32(1, -1, 1))
+    [y] = run(fixed_gates.FixedAdd, i32(LARGEST, -LARGEST, 1), i32(1, -1, 1))
     assert y.tolist() == [LARGEST, -LARGEST, 2]
 
 
@@ -188,7 +188,7 @@ def test_recurrence_never_leaves_the_range_of_its_input() -> None:
     c = np.where(rng.integers(0, 2, (1, 1000, 8)), (1 << 17) - 1, -(1 << 17) + 1).astype(np.int32)
     c[..., :2] = [(1 << 17) - 1, -(1 << 17) + 1]
     f = rng.choice([0, 1, 32768, 65534, 65535], (1, 1000, 8)).astype(np.int32)
-    [h] = run(fixed.FixedRecurrence, f, c, np.zeros((1, 8), np.int32))
+    [h] = run(fixed_gates.FixedRecurrence, f, c, np.zeros((1, 8), np.int32))
     assert np.abs(h).max() <= ((1 << 17) - 1) << 9
     assert h[0, -1, :2].tolist() == [((1 << 17) - 1) << 9, -((1 << 17) - 1) << 9]
 
@@ -196,7 +196,7 @@ def test_recurrence_never_leaves_the_range_of_its_input() -> None:
 def test_recurrence_keeps_what_is_far_below_one_step_of_its_input() -> None:
     """A long memory lets little in at a time: here 0.05 of the input's last bit."""
     c, f = np.full((1, 3000, 1), 100, np.int32), np.full((1, 3000, 1), 65500, np.int32)
-    [h] = run(fixed.FixedRecurrence, f, c, np.zeros((1, 1), np.int32))
+    [h] = run(fixed_gates.FixedRecurrence, f, c, np.zeros((1, 1), np.int32))
     exact = (1 - (65500 / 65536) ** 3000) * 100
     assert abs(h[0, -1, 0] / 512 - exact) < 0.02 * exact
 
@@ -214,12 +214,12 @@ ROW, REAL = Input("m", TensorType(DType.I32, (2, 1))), Input("r", TensorType(DTy
         (lambda: fixed.FixedQuantize(X, None, X, ROW), "a scalar for each row"),
         (lambda: fixed.FixedRequantize(X, ROW, ROW, 3, 0, 18), "the mantissa 3"),
         (lambda: fixed.FixedRequantize(X, ROW, ROW, 40000, 0, 19), "no width of 19"),
-        (lambda: fixed.FixedSigmoid(X, 14), "no table for 14"),
-        (lambda: fixed.FixedSigmoid(X, 3), "no table for 3"),
-        (lambda: fixed.FixedProduct(X, ROW, 3), "times"),
-        (lambda: fixed.FixedProduct(X, X, 0), "shift is 0"),
-        (lambda: fixed.FixedAdd(X, ROW), "plus"),
-        (lambda: fixed.FixedRecurrence(X, X, X, 1), "a step is"),
+        (lambda: fixed_gates.FixedSigmoid(X, 14), "no table for 14"),
+        (lambda: fixed_gates.FixedSigmoid(X, 3), "no table for 3"),
+        (lambda: fixed_gates.FixedProduct(X, ROW, 3), "times"),
+        (lambda: fixed_gates.FixedProduct(X, X, 0), "shift is 0"),
+        (lambda: fixed_gates.FixedAdd(X, ROW), "plus"),
+        (lambda: fixed_gates.FixedRecurrence(X, X, X, 1), "a step is"),
     ],
 )
 def test_refused(make: Callable[[], Op], message: str) -> None:

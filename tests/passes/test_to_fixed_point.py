@@ -18,7 +18,8 @@ from mmc.errors import MmcError
 from mmc.ir.evaluate import evaluate
 from mmc.ir.graph import Graph, graph_of
 from mmc.ir.op import Op, Value
-from mmc.ir.ops.fixed import FixedAdd, FixedProduct, FixedRecurrence, FixedRequantize
+from mmc.ir.ops.fixed import FixedRequantize
+from mmc.ir.ops.fixed_gates import FixedAdd, FixedProduct, FixedRecurrence
 from mmc.ir.ops.linear import Linear
 from mmc.ir.ops.pointwise import Add, Silu
 from mmc.ir.ops.shape import Gather
