@@ -46,7 +46,8 @@ def render(found: Estimate) -> str:
     lines = [
         f"{board.title} ({board.device})",
         f"engine     {engine.rows} rows x {engine.columns} columns a cycle, {engine.lanes} lanes, "
-        f"weights in {engine.codec_name}",
+        f"weights in {engine.codec_name}, {found.lut_per_weight:.1f} LUT a weight "
+        f"({found.counts})",
         f"cycles     {found.cycles:,.0f} a token, {found.compute_cycles:,} of them if the memory "
         "were never late (derived: the formula of the RTL)",
         f"speed      {found.tokens_per_second:,.1f} tokens/s, bound by the {found.bound} "

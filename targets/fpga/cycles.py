@@ -39,8 +39,8 @@ def levels(n: int) -> int:
 
 
 def ternary_levels(n: int) -> int:
-    """Registers of a tree that adds three of n numbers at a time."""
-    return 0 if n == 1 else 1 + ternary_levels(-(-n // 3))
+    """Registers of a tree that adds three of n numbers at a time, down to one or two."""
+    return 0 if n <= 2 else 1 + ternary_levels(n // 3 + n % 3)
 
 
 def product_cycles(engine: Engine, slices: int, groups: int) -> int:

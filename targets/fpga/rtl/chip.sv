@@ -16,7 +16,7 @@ module chip #(
     parameter int TOKENS = 256,
     parameter int WEIGHTS = 1024,    // words of them
     parameter int CONSTANTS = 1024,  // words of gains and bounds, which lie behind the embedding
-    localparam int BITS = CODEC == 0 ? 6 : CODEC == 1 ? 5 : 8,
+    localparam int BITS = program_row::group_bits(CODEC),
     localparam int T = $clog2(TOKENS)
 ) (
     input  wire         clk,

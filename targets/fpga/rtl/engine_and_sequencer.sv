@@ -9,7 +9,7 @@ module engine_and_sequencer #(
     parameter int Q_WORDS = 96,
     parameter int Y_WORDS = 512,
     parameter int ROWS = 64,
-    localparam int BITS = CODEC == 0 ? 6 : CODEC == 1 ? 5 : 8
+    localparam int BITS = program_row::group_bits(CODEC)
 ) (
     input  wire                       clk,
     input  wire                       rst,
@@ -25,11 +25,13 @@ module engine_and_sequencer #(
     output wire [                2:0] scalar_command,
     output wire [              127:0] row
 );
+  program_row::fields fields;
+  assign fields = row;
   wire pass_start, engine_start, engine_idle;
   wire [2:0] pass;
   reg passing;
   reg [15:0] index;
-  wire pass_done = passing && index == row[31:16] - 16'd1;
+  wire pass_done = passing && index == fields.words - 16'd1;
   always @(posedge clk) begin
     passing <= !rst && (pass_start || (passing && !pass_done));
     index   <= pass_start ? 16'd0 : index + 16'd1;
@@ -61,12 +63,12 @@ module engine_and_sequencer #(
   ) engine (
       .clk(clk),
       .rst(rst),
-      .x_write(passing && pass == 3'd3),
+      .x_write(passing && pass == program_row::PASS_QUANTISE),
       .x_address(index[$clog2(Q_WORDS)-1:0]),
       .x_data(x_data),
       .start(engine_start),
-      .slices(row[79:64]),
-      .row_groups(row[95:80]),
+      .slices(fields.slices),
+      .row_groups(fields.row_groups),
       .idle(engine_idle),
       .w_valid(w_valid),
       .w_ready(w_ready),

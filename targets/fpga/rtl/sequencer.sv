@@ -19,14 +19,6 @@ module sequencer #(
     output reg          engine_start,
     input  wire         engine_idle
 );
-  // Operations of rows.
-  localparam [3:0] EMBED = 4'd1, NORM = 4'd2, QUANTISE = 4'd3, PRODUCT = 4'd5;
-  // 4 is APPLY: a norm without quantiser, whose result gates.
-  localparam [3:0] FINISH = 4'd6;  // what is done with the sums
-  // Passes.
-  localparam [2:0] P_EMBED = 3'd0, P_LARGEST = 3'd1, P_NORM = 3'd2, P_QUANTISE = 3'd3;
-  localparam [2:0] P_APPLY = 3'd4, P_FINISH = 3'd5;
-
   // A row is there long before it is fetched: `next` moves on when the row before it begins.
   wire [127:0] fetched;
   reg [$clog2(ROWS)-1:0] next;
@@ -43,7 +35,9 @@ module sequencer #(
   localparam [2:0] IDLE = 3'd0, FETCH = 3'd1, DECODE = 3'd2, BEGIN = 3'd3, SETTLE = 3'd4, WAIT = 3'd5;
   reg [2:0] state;
   assign busy = state != IDLE;
-  wire [3:0] operation = row[3:0];
+  program_row::fields fields;
+  assign fields = row;
+  wire [3:0] operation = fields.operation;
   reg passing, last_step;
   wire done = passing ? pass_done : !scalar_busy && engine_idle;
 
@@ -65,25 +59,28 @@ module sequencer #(
         end
         BEGIN: begin
           state <= SETTLE;
-          passing <= operation != PRODUCT && !step[0];
+          passing <= operation != program_row::PRODUCT && !step[0];
           last_step <= 1'b0;
           case (operation)
-            EMBED, FINISH: begin
+            program_row::EMBED, program_row::FINISH: begin
               {pass_start, last_step} <= 2'b11;
-              pass <= operation == EMBED ? P_EMBED : P_FINISH;
+              pass <= operation == program_row::EMBED ? program_row::PASS_EMBED
+                    : program_row::PASS_FINISH;
             end
-            PRODUCT: begin
+            program_row::PRODUCT: begin
               {engine_start, scalar_start, last_step} <= 3'b111;
               scalar_command <= 3'd4;
             end
             default: begin
               pass_start <= !step[0];
               scalar_start <= step[0];
-              pass <= step == 2'd0 ? P_LARGEST
-                    : operation == NORM ? P_NORM : operation == QUANTISE ? P_QUANTISE : P_APPLY;
-              scalar_command <= operation == NORM ? {2'b00, step[1]}
-                              : operation == QUANTISE ? 3'd2 : 3'd3;
-              last_step <= step == (operation == NORM ? 2'd3 : 2'd2);
+              pass <= step == 2'd0 ? program_row::PASS_LARGEST
+                    : operation == program_row::NORM ? program_row::PASS_NORM
+                    : operation == program_row::QUANTISE ? program_row::PASS_QUANTISE
+                    : program_row::PASS_APPLY;
+              scalar_command <= operation == program_row::NORM ? {2'b00, step[1]}
+                              : operation == program_row::QUANTISE ? 3'd2 : 3'd3;
+              last_step <= step == (operation == program_row::NORM ? 2'd3 : 2'd2);
             end
           endcase
         end

@@ -1,4 +1,4 @@
-// y = a + b + c, numbers with sign.
+// y = a + b + c, numbers with sign; c counts where `with_c`.
 //
 // A look-up table of UltraScale+ with two outputs adds a bit of three numbers: the sum of the three
 // goes into the carry chain, their majority to the table of the next bit.  yosys does not find it,
@@ -9,6 +9,7 @@ module ternary_adder #(
     input  wire [W-1:0] a,
     input  wire [W-1:0] b,
     input  wire [W-1:0] c,
+    input  wire         with_c,
     output wire [W-1:0] y
 );
 `ifdef MMC_XILINX
@@ -23,15 +24,15 @@ module ternary_adder #(
   generate
     for (i = 0; i < 4 * CHAINS; i = i + 1) begin : g_bit
       if (i < W) begin : g_used
-        // O5: majority of I2, I1, I0; O6: I3 ^ I2 ^ I1 ^ I0
+        // c = I2 & I4.  O5: majority of c, I1, I0; O6: I3 ^ c ^ I1 ^ I0
         LUT6_2 #(
-            .INIT(64'h6996_6996_E8E8_E8E8)
+            .INIT(64'h6996_9966_E8E8_8888)
         ) lut (
             .I0(a[i]),
             .I1(b[i]),
             .I2(c[i]),
             .I3(majority[i]),
-            .I4(1'b0),
+            .I4(with_c),
             .I5(1'b1),
             .O5(majority[i+1]),
             .O6(propagate[i])
@@ -55,6 +56,6 @@ module ternary_adder #(
     end
   endgenerate
 `else
-  assign y = a + b + c;
+  assign y = a + b + (c & {W{with_c}});
 `endif
 endmodule

@@ -5,10 +5,10 @@
 // is the address in its row's copy of the table.  The sums of a slice are added in `sums`, which holds a
 // word of P numbers for each row group and is read when the engine is idle.
 //
-//   x memory -> window of S -> table_writer -> tables [P] -> adder_tree [P] -> sums
+//   x memory -> window of S -> table_writer -> engine_row [P]: tables, adder tree, + sums -> sums
 //                              weights -> weight_decode --^
 //
-// Cycles from start to idle: see `matvec_cycles` in targets/fpga/cycles.py.
+// Cycles from start to idle: see `product_cycles` in targets/fpga/cycles.py.
 module ternary_engine #(
     parameter int P = 16,        // rows
     parameter int GROUPS = 8,    // groups of weights in a row: S = 3 GROUPS, 5 GROUPS for CODEC 2
@@ -17,7 +17,7 @@ module ternary_engine #(
     parameter int X_WORDS = 256, // LANES activations each
     parameter int Y_WORDS = 256, // row groups
     parameter int W = 24,        // bits of a sum
-    localparam int BITS = CODEC == 0 ? 6 : CODEC == 1 ? 5 : 8,
+    localparam int BITS = program_row::group_bits(CODEC),
     localparam int S = CODEC == 2 ? 5 * GROUPS : 3 * GROUPS,
     localparam int TABLES = CODEC == 2 ? 2 * GROUPS : GROUPS
 ) (
@@ -43,9 +43,14 @@ module ternary_engine #(
   localparam int WORDS = S / LANES;  // of the x memory in a slice
   localparam int XA = $clog2(X_WORDS);
   localparam int YA = $clog2(Y_WORDS);
-  localparam int SUM = 10 + $clog2(TABLES);  // bits of a slice's sum
-  localparam int DEPTH =  // of the adder tree
-      TABLES <= 3 ? 1 : TABLES <= 9 ? 2 : TABLES <= 27 ? 3 : TABLES <= 81 ? 4 : TABLES <= 243 ? 5 : 6;
+  function automatic integer levels(input integer terms);  // of an adder tree
+    levels = 0;
+    while (terms > 2) begin
+      terms  = terms / 3 + terms % 3;
+      levels = levels + 1;
+    end
+  endfunction
+  localparam int DEPTH = levels(TABLES);
 
   // Control: the window is filled, tables are written, weights pass, the pipeline runs dry.
   reg active, draining, filled, writing, streaming;
@@ -140,7 +145,8 @@ module ternary_engine #(
   wire [4:0] table_address;
   wire [TABLES*10-1:0] entries;
   table_writer #(
-      .TABLES(TABLES)
+      .TABLES(TABLES),
+      .TWOS  (CODEC == 2 ? 1 : 0)
   ) writer (
       .clk(clk),
       .rst(rst),
@@ -167,20 +173,21 @@ module ternary_engine #(
   localparam int STAGES = 2 + DEPTH;
   reg [STAGES:0] valid;
   reg [(STAGES+1)*YA-1:0] places;
-  reg first_slice;
-  reg [STAGES:0] firsts;
-  wire [YA-1:0] add_place = places[(DEPTH-1)*YA+:YA];
-  wire [YA-1:0] put_place = places[STAGES*YA+:YA];
+  wire [(STAGES+2)*YA-1:0] trail = {places, group};
+  wire [YA-1:0] add_place = trail[DEPTH*YA+:YA];
+  wire [YA-1:0] put_place = trail[(STAGES+1)*YA+:YA];
+  reg later_slice;  // than the first: what is there is added to
+  reg [STAGES:0] later;
   always @(posedge clk) begin
-    valid  <= rst ? {STAGES + 1{1'b0}} : {valid[STAGES-1:0], accept};
-    places <= {places[STAGES*YA-1:0], group};
-    firsts <= {firsts[STAGES-1:0], first_slice};
-    if (start) first_slice <= 1'b1;
-    else if (slice_done) first_slice <= 1'b0;
+    valid <= rst ? {STAGES + 1{1'b0}} : {valid[STAGES-1:0], accept};
+    places <= trail[(STAGES+1)*YA-1:0];
+    if (start) later_slice <= 1'b0;
+    else if (slice_done) later_slice <= 1'b1;
+    later <= {later[STAGES-1:0], later_slice};
   end
 
   wire [P*W-1:0] sums_read;
-  reg [P*W-1:0] sums_next;
+  wire [P*W-1:0] sums_next;
   vector_memory #(
       .WIDTH(P * W),
       .WORDS(Y_WORDS)
@@ -199,37 +206,19 @@ module ternary_engine #(
 
   generate
     for (p = 0; p < P; p = p + 1) begin : g_row
-      // Copies of what goes to every table of a row: such nets reach far, they must not fan out more.
-      (* keep *) reg write;
-      (* keep *) reg [4:0] address;
-      (* keep *) reg first;
-      always @(posedge clk) begin
-        write   <= table_write;
-        address <= table_address;
-        first   <= firsts[DEPTH];
-      end
-      wire [TABLES*10-1:0] found;
-      for (g = 0; g < TABLES; g = g + 1) begin : g_lookup
-        (* ram_style = "distributed" *) reg [9:0] sum_of[0:31];
-        reg [9:0] value;
-        always @(posedge clk) begin
-          if (write) sum_of[address] <= entries_1[10*g+:10];
-          value <= sum_of[addresses[5*(p*TABLES+g)+:5]];
-        end
-        assign found[10*g+:10] = value;
-      end
-      wire [SUM-1:0] slice_sum;
-      ternary_adder_tree #(
-          .N(TABLES),
-          .W(10),
-          .Y(SUM)
-      ) tree (
+      engine_row #(
+          .TABLES(TABLES),
+          .W(W)
+      ) row (
           .clk(clk),
-          .terms(found),
-          .y(slice_sum)
+          .table_write(table_write),
+          .table_address(table_address),
+          .entries(entries_1),
+          .addresses(addresses[p*TABLES*5+:TABLES*5]),
+          .later(later[DEPTH]),
+          .old(sums_read[W*p+:W]),
+          .sum(sums_next[W*p+:W])
       );
-      wire signed [W-1:0] old = first ? {W{1'b0}} : sums_read[W*p+:W];
-      always @(posedge clk) sums_next[W*p+:W] <= old + {{W - SUM{slice_sum[SUM-1]}}, slice_sum};
     end
   endgenerate
 endmodule

@@ -2,13 +2,14 @@
 //
 // CODEC 0, 2 bits a trit: w + 1; a group is 3 trits.
 // CODEC 1, 5 bits for 3 trits: the address a = (w0+1) + 3(w1+1) + 9(w2+1) itself.
-// CODEC 2, 8 bits for 5 trits: a of the first three and b = (w3+1) + 3(w4+1); {a, b} where b < 8,
-//   and {7, a} where b = 8, for a < 27 leaves the upper three bits 7 to it.
-// A group has one address (two for CODEC 2: a and b); x of a table of two trits has x2 = 0.
+// CODEC 2, 8 bits for 5 trits: a of the first three and b = (w3+1) + 3(w4+1); {a, b} where b < 8.
+//   Where b is 8, {7, a % 4, a / 4}, for a < 27 leaves the upper three bits 7 to it; then 8 + a / 4 is
+//   the address: the tables of two hold the sum of b = 8 at all of 8 to 14.
+// A group has one address (two for CODEC 2: of a and of b).
 module weight_decode #(
     parameter int GROUPS = 8,
     parameter int CODEC = 1,
-    localparam int BITS = CODEC == 0 ? 6 : CODEC == 1 ? 5 : 8,
+    localparam int BITS = program_row::group_bits(CODEC),
     localparam int TABLES = CODEC == 2 ? 2 : 1
 ) (
     input  wire                       clk,
@@ -33,11 +34,10 @@ module weight_decode #(
         always @(posedge clk) addresses[5*g+:5] <= code;
       end else begin : g_fives
         wire escape = code[7:5] == 3'd7;
-        always @(posedge clk)
-          begin
-            addresses[10*g+:5] <= escape ? {code[4:3], code[2:0]} : code[7:3];
-            addresses[10*g+5+:5] <= {1'b0, escape, escape ? 3'd0 : code[2:0]};
-          end
+        always @(posedge clk) begin
+          addresses[10*g+:5]   <= {escape ? code[2:0] : code[7:5], code[4:3]};
+          addresses[10*g+5+:5] <= {1'b0, escape, code[2:0]};
+        end
       end
     end
   endgenerate

@@ -42,8 +42,8 @@ struct Codec8b5t {
     static Int<11> sum(const Table& table, unsigned code) {
 #pragma HLS INLINE
         const bool escape = code >> 5 == 7;
-        const unsigned a = escape ? code & 31 : code >> 3, b = escape ? 8 : code & 7;
-        return Int<11>(table.three[a] + table.two[b]);
+        const unsigned upper = escape ? code & 7 : code >> 5, b = escape ? 8 : code & 7;
+        return Int<11>(table.three[upper << 2 | (code >> 3 & 3)] + table.two[b]);
     }
 };
 
