@@ -81,6 +81,7 @@ MODELS: dict[str, Callable[[], LoadModel]] = {
     "mmc_hybrid": _hybrid,
     "bitnet": _transformer,
     "llama": _transformer,
+    "qwen2": _transformer,
     "mamba": _mamba,
     "rwkv": _rwkv,
 }

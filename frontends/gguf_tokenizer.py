@@ -27,6 +27,10 @@ _LLAMA3_CUT = (
     r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}"
     r"| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
 )
+_QWEN2 = ("qwen2", "deepseek-r1-qwen")
+_QWEN2_CUT = _LLAMA3_CUT.replace("{1,3}", "")
+"""Every digit is cut off."""
+_CUTS = dict.fromkeys(_LLAMA3, _LLAMA3_CUT) | dict.fromkeys(_QWEN2, _QWEN2_CUT)
 
 
 def tokenizer_json(file: GgufFile) -> bytes:
@@ -43,15 +47,15 @@ def tokenizer_json(file: GgufFile) -> bytes:
 def _byte_level(fields: ConfigFields) -> Any:
     from tokenizers import Regex, pre_tokenizers
 
-    cut = fields.choice("tokenizer.ggml.pre", (*_GPT2, *_DIGITS, *_LLAMA3))
-    plain = cut not in _LLAMA3
+    cut = fields.choice("tokenizer.ggml.pre", (*_GPT2, *_DIGITS, *_CUTS))
+    plain, llama3 = cut not in _CUTS, cut in _LLAMA3
     cuts: list[Any] = [pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=plain)]
     if cut in _DIGITS:
         cuts.insert(0, pre_tokenizers.Digits(individual_digits=True))
     if not plain:
-        cuts.insert(0, pre_tokenizers.Split(Regex(_LLAMA3_CUT), "isolated"))
+        cuts.insert(0, pre_tokenizers.Split(Regex(_CUTS[cut]), "isolated"))
     merges = _texts(fields, "tokenizer.ggml.merges")
-    return byte_level(_vocabulary(fields, not plain), merges, cuts, whole_words=not plain)
+    return byte_level(_vocabulary(fields, llama3), merges, cuts, whole_words=llama3)
 
 
 def _vocabulary(fields: ConfigFields, begins: bool) -> Vocabulary:

@@ -28,8 +28,14 @@ from mmc.ir.types import DType
 if TYPE_CHECKING:
     from mmc.frontends.models.bit_linear import Storage
 
-ACTIVATIONS = {"llama": "silu", "bitnet": "silu", "bitnet-25": "relu2", "bitnet-b1.58": "relu2"}
+ACTIVATIONS = {
+    "llama": "silu", "qwen2": "silu",
+    "bitnet": "silu", "bitnet-25": "relu2", "bitnet-b1.58": "relu2",
+}  # fmt: skip
 """Architecture to the activation of its MLP, which no key names."""
+
+DENSE = ("llama", "qwen2")
+"""Architectures whose matrices are ternary only where their type is; also their model_type."""
 
 NAMES = {
     "token_embd": "model.embed_tokens",
@@ -70,7 +76,7 @@ def open_gguf(path: Path, context: int | None = None, i2s: str | None = None) ->
     _apply_scales(store)
     matrices = [name for name in store if name.endswith("_proj.weight")]
     ternary = {_name(name) for name, kind in file.types.items() if kind in TERNARY}
-    quantised = [name for name in matrices if arch != "llama" or name in ternary]
+    quantised = [name for name in matrices if arch not in DENSE or name in ternary]
     if quantised:
         dense = [name.removesuffix(".weight") for name in matrices if name not in quantised]
         config["quantization_config"] = {"quant_method": "bitnet", "modules_to_not_convert": dense}
@@ -102,7 +108,7 @@ def _config(file: GgufFile, arch: str, store: dict[str, Stored]) -> dict[str, ob
     _refuse_unsupported(fields, arch, width)
     biased = {name for name in store if name.endswith("_proj.bias")}
     return {
-        "model_type": "llama" if arch == "llama" else "bitnet",
+        "model_type": arch if arch in DENSE else "bitnet",
         "hidden_act": ACTIVATIONS[arch],
         "vocab_size": embedding.type.shape[0],
         "hidden_size": hidden,

@@ -75,7 +75,7 @@ class Attention(nn.Module):
         self.k_proj = build.linear(f"{path}.k_proj", hidden, shared, bias)
         self.v_proj = build.linear(f"{path}.v_proj", hidden, shared, bias)
         self.attn_sub_norm = build.norm(inner) if config.sub_norms else nn.Identity()
-        self.o_proj = build.linear(f"{path}.o_proj", inner, hidden, bias)
+        self.o_proj = build.linear(f"{path}.o_proj", inner, hidden, config.output_bias)
 
     def forward(
         self,

@@ -90,6 +90,7 @@ class TransformerConfig:
     quantised: linear layers are BitLinear, but for those whose path matches `dense`.
 
     sub_norms: a norm before the output projection, and one before the down projection (BitNet).
+    attention_bias: of queries, keys and values; output_bias: of the output projection.
     """
 
     vocab_size: int
@@ -105,6 +106,7 @@ class TransformerConfig:
     max_positions: int
     tie_word_embeddings: bool
     attention_bias: bool
+    output_bias: bool
     mlp_bias: bool
     sub_norms: bool
     quantised: bool
@@ -124,6 +126,8 @@ class TransformerConfig:
         _refuse_other_bits(fields)
         hidden, heads = fields.whole("hidden_size"), fields.whole("num_attention_heads")
         quantised, dense = _quantisation(fields)
+        # Qwen2's layers have these biases by themselves, and no key for them.
+        biased, qwen2 = fields.flag("attention_bias", False), values.get("model_type") == "qwen2"
         config = TransformerConfig(
             vocab_size=fields.whole("vocab_size"),
             hidden_size=hidden,
@@ -139,7 +143,8 @@ class TransformerConfig:
             rope=Rope.parse(fields),
             max_positions=fields.whole("max_position_embeddings", 2048),
             tie_word_embeddings=fields.flag("tie_word_embeddings", False),
-            attention_bias=fields.flag("attention_bias", False),
+            attention_bias=biased or qwen2,
+            output_bias=biased and not qwen2,
             mlp_bias=fields.flag("mlp_bias", False),
             sub_norms=bitnet,
             quantised=quantised,

@@ -35,6 +35,12 @@ MODELS: dict[str, dict[str, Any]] = {
             "high_freq_factor": 4.0, "original_max_position_embeddings": 32,
         },
     },
+    # Dense; biases of queries, keys and values, a tied head, a window that is not used.
+    "qwen2": {
+        "num_attention_heads": 4, "num_key_value_heads": 2, "tie_word_embeddings": True,
+        "rms_norm_eps": 1e-6, "rope_parameters": {"rope_type": "default", "rope_theta": 1e6},
+        "sliding_window": 32, "use_sliding_window": False,
+    },
     # Floats, made ternary on the fly.
     "bitnet": {
         "num_attention_heads": 5, "num_key_value_heads": 5, "tie_word_embeddings": True,
@@ -55,15 +61,14 @@ MODELS: dict[str, dict[str, Any]] = {
 
 def made(name: str, values: dict[str, Any]) -> tuple[nn.Module, dict[str, Any]]:
     """The module with random weights, and its config.json."""
-    from transformers import BitNetConfig, BitNetForCausalLM, LlamaConfig, LlamaForCausalLM
+    from transformers import AutoConfig, AutoModelForCausalLM
     from transformers.integrations.bitnet import replace_with_bitnet_linear
     from transformers.utils.quantization_config import BitNetQuantConfig
 
-    bitnet = name.startswith("bitnet")
     values = {**SIZES, **values}
     quantisation = values.pop("quantization_config", None)
-    config = (BitNetConfig if bitnet else LlamaConfig)(**values)
-    module: Any = (BitNetForCausalLM if bitnet else LlamaForCausalLM)(config)
+    config = AutoConfig.for_model(name.partition("-")[0], **values)
+    module: Any = AutoModelForCausalLM.from_config(config)
     written = {**json.loads(config.to_json_string(use_diff=False)), **values}
     if quantisation is not None:
         kept = ["lm_head", *quantisation.get("modules_to_not_convert", [])]

@@ -15,7 +15,7 @@ from mmc.ir.ops.attention import POSITION
 from mmc.runtime import State
 from tests.end_to_end.transformers import COMPILED, CONTEXT, MODELS, NAMES, artifact, golden, model
 
-TERNARY = {"llama": 0, "bitnet": 14, "bitnet-packed": 14, "llama-bitnet": 13}
+TERNARY = {"llama": 0, "qwen2": 0, "bitnet": 14, "bitnet-packed": 14, "llama-bitnet": 13}
 """Of 15 layers and 2 of attention: the head is dense, and one that `llama-bitnet` names."""
 
 

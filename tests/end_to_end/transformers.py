@@ -12,8 +12,8 @@ import mmc
 from tests.end_to_end.compiled import ROOT, workspace
 
 MODELS = ROOT / "tests" / "data" / "transformers"
-NAMES = ("llama", "bitnet", "bitnet-packed", "llama-bitnet")
-COMPILED = ("llama", "bitnet")
+NAMES = ("llama", "qwen2", "bitnet", "bitnet-packed", "llama-bitnet")
+COMPILED = ("llama", "qwen2", "bitnet")
 """What the CPU runs in tests; the others are stored in another way, and the same behind that."""
 CONTEXT = 90
 

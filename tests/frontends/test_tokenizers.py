@@ -86,6 +86,8 @@ def test_llama3_keeps_three_digits_and_begins_with_a_token(tmp_path: Path) -> No
     keys["token_type"] = [*keys["token_type"], 1, 1]
     ours = gguf(tmp_path / "m.gguf", keys)
     assert ours.encode("a zq 1234").tokens == ["<|end|>", "a", "Ġzq", "Ġ", "123", "4"]
+    qwen2 = gguf(tmp_path / "p.gguf", {**keys, "pre": "qwen2"})
+    assert qwen2.encode("a zq 1234").tokens == ["a", "Ġ", "z", "q", "Ġ", "1", "2", "3", "4"]
     without = gguf(tmp_path / "n.gguf", {**keys, "add_bos_token": False, "add_eos_token": True})
     assert without.encode("a zq").tokens == ["a", "Ġzq", "<|end|>"]
     smollm = gguf(tmp_path / "o.gguf", {**keys, "pre": "smollm"})
@@ -111,7 +113,7 @@ def test_sentencepiece_out_of_gguf(tmp_path: Path) -> None:
     ("change", "message"),
     [
         ({"model": "bert"}, "'tokenizer.ggml.model' is 'bert'"),
-        ({"pre": "qwen2"}, "'tokenizer.ggml.pre' is 'qwen2'.*allowed: gpt-2"),
+        ({"pre": "viking"}, "'tokenizer.ggml.pre' is 'viking'.*allowed: gpt-2"),
         ({"tokens": [1, 2]}, "'tokenizer.ggml.tokens' is missing or not a list of texts"),
         ({"token_type": [1]}, "'tokenizer.ggml.token_type' is not a list of 500 numbers"),
         ({"merges": ["a"]}, "a merge is not two tokens and a space between"),
