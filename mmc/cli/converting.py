@@ -14,7 +14,7 @@ from mmc.progress import Bar
 
 @app.command("convert")
 def convert_command(
-    source: Annotated[Path, typer.Argument(help="A Llama-like model directory (Hugging Face).")],
+    source: Annotated[Path, typer.Argument(help="A Llama or Qwen2: Hugging Face folder or GGUF.")],
     out: Annotated[Path, typer.Option("-o", "--out", help="The directory to write.")],
     to: Annotated[str, typer.Option(help="ternary (attention stays) or matmul-free.")],
     text: Annotated[

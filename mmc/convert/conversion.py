@@ -120,8 +120,7 @@ def _train(conversion: Conversion, device: torch.device, tell: Tell) -> dict[str
 
 def _text(conversion: Conversion) -> Text:
     options, source = conversion.options, conversion.source
-    vocabulary, window = source.config.vocab_size, options.training.window
-    return read_text(options.text, options.held_out, source.tokenizer, vocabulary, window)
+    return read_text(options.text, options.held_out, source.tokenizer(), options.training.window)
 
 
 def _identity(conversion: Conversion, text: Text) -> dict[str, Any]:
@@ -155,6 +154,7 @@ def _record(conversion: Conversion) -> dict[str, Any]:
         "layers": source.config.num_hidden_layers,
         "kept_attention": list(choices.kept),
         "gate_order": choices.gate_order if choices.to == "matmul-free" else None,
+        "biases_left_out": source.has_biases,
         "parameters": sum(t.numel() for t in conversion.student.tensors().values()),
         "training": None,
     }

@@ -54,9 +54,7 @@ def write_output(
     with replaced_folder(out, KIND, MARK) as folder:
         _write_json(folder / "config.json", values)
         save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
-        for name in _COPIED:
-            if (source.path / name).is_file():
-                shutil.copyfile(source.path / name, folder / name)
+        _copy_tokenizer(source, folder)
         if curve:
             write_csv(folder / "curve.csv", curve)
         if curve and picture:
@@ -65,6 +63,15 @@ def write_output(
             write_png(folder / "curve.png", curve, marks)
         (folder / "README.md").write_text(_model_card(record, picture))
         _write_json(folder / MARK, record)
+
+
+def _copy_tokenizer(source: Source, folder: Path) -> None:
+    for name in _COPIED:
+        if (source.path / name).is_file():
+            shutil.copyfile(source.path / name, folder / name)
+    content = source.checkpoint.tokenizer
+    if content is not None and not (folder / "tokenizer.json").is_file():
+        (folder / "tokenizer.json").write_bytes(content())
 
 
 def _write_json(path: Path, record: Mapping[str, Any]) -> None:

@@ -73,7 +73,7 @@ class Nothing(nn.Module):
 def sensitivity(path: Path, text: Path, tokens: int, tell: Tell = silent) -> Sensitivity:
     """Measure with the first tokens of a text; a pass over them for each number."""
     source = read_source(path)
-    whole = read_text([text], text, source.tokenizer, source.config.vocab_size, 1)
+    whole = read_text([text], text, source.tokenizer(), 1)
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     ids = torch.from_numpy(whole.held_out[:tokens]).to(device).long()
     model: Any = source.teacher().to(device)

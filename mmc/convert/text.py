@@ -7,11 +7,14 @@ import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from mmc.errors import MmcError
+
+if TYPE_CHECKING:
+    from tokenizers import Tokenizer
 
 _PIECE = 1 << 18
 """Characters that are tokenised at a time, in parallel; a piece ends with a line."""
@@ -42,18 +45,17 @@ class Text:
 
 
 def read_text(
-    files: Sequence[Path], held_out: Path | None, tokenizer: Path, vocabulary: int, window: int
+    files: Sequence[Path], held_out: Path | None, tokenizer: Tokenizer, window: int
 ) -> Text:
     """Tokens of the files one after the other.
 
     held_out: a file; without it the last 2 % of the text, at most 65536 tokens.
-    Raises MmcError where a file cannot be read, the tokens are not the model's, or there are fewer
-    than a window and one more to train on, or two to measure with.
+    Raises MmcError where a file cannot be read, or there are fewer tokens than a window and one
+    more to train on, or two to measure with.
     """
-    encode = _encoder(tokenizer, vocabulary)
-    training = np.concatenate([encode(path, _PIECE) for path in files])
+    training = np.concatenate([_encoded(tokenizer, path, _PIECE) for path in files])
     if held_out is not None:
-        measured = encode(held_out, 0)
+        measured = _encoded(tokenizer, held_out, 0)
     else:
         cut = len(training) - min(len(training) // 50, MOST_HELD_OUT)
         training, measured = training[:cut], training[cut:]
@@ -68,29 +70,13 @@ def read_text(
     return Text(training, measured)
 
 
-def _encoder(tokenizer: Path, vocabulary: int) -> Any:
-    from tokenizers import Tokenizer
-
-    if not tokenizer.is_file():
-        raise MmcError("is missing: the text cannot be read as tokens", str(tokenizer))
-    try:
-        loaded = Tokenizer.from_file(str(tokenizer))
-    except Exception as error:  # the library raises nothing more particular
-        raise MmcError(f"cannot be read: {error}", str(tokenizer)) from None
-    if (size := loaded.get_vocab_size()) > vocabulary:
-        raise MmcError(
-            f"it knows {size} tokens, the model {vocabulary}: they do not belong together",
-            str(tokenizer),
-        )
-
-    def encode(path: Path, piece: int) -> np.ndarray:
-        text = _read(path)
-        pieces = list(_pieces(text, piece)) if piece else [text]
-        # What is measured begins as `mmc eval` begins it.
-        encoded = loaded.encode_batch_fast(pieces, add_special_tokens=not piece)
-        return np.concatenate([np.array(part.ids, np.int32) for part in encoded])
-
-    return encode
+def _encoded(tokenizer: Tokenizer, path: Path, piece: int) -> np.ndarray:
+    """Tokens i32[N]; piece: how many characters at a time, 0 for the text as a whole."""
+    text = _read(path)
+    pieces = list(_pieces(text, piece)) if piece else [text]
+    # What is measured begins as `mmc eval` begins it.
+    encoded = tokenizer.encode_batch_fast(pieces, add_special_tokens=not piece)
+    return np.concatenate([np.array(part.ids, np.int32) for part in encoded])
 
 
 def _read(path: Path) -> str:

@@ -13,8 +13,8 @@ from mmc.frontends.models.bit_linear import RmsNorm
 from mmc.frontends.models.operators import rotary
 from mmc.frontends.models.transformer_config import TransformerConfig
 
-MakeLinear = Callable[[int, int], nn.Module]
-"""From inputs and outputs to a linear layer: dense or ternary."""
+MakeLinear = Callable[[int, int, bool], nn.Module]
+"""From inputs, outputs and whether there is a bias to a linear layer: dense or ternary."""
 
 
 class Attention(nn.Module):
@@ -23,13 +23,14 @@ class Attention(nn.Module):
     def __init__(self, config: TransformerConfig, linear: MakeLinear) -> None:
         super().__init__()
         hidden, self.head_size = config.hidden_size, config.head_size
+        bias = config.attention_bias
         inner, shared = config.heads * self.head_size, config.groups * self.head_size
-        self.q_proj = linear(hidden, inner)
-        self.k_proj = linear(hidden, shared)
-        self.v_proj = linear(hidden, shared)
+        self.q_proj = linear(hidden, inner, bias)
+        self.k_proj = linear(hidden, shared, bias)
+        self.v_proj = linear(hidden, shared, bias)
         norm = RmsNorm(inner, config.rms_norm_eps) if config.sub_norms else nn.Identity()
         self.attn_sub_norm = norm
-        self.o_proj = linear(inner, hidden)
+        self.o_proj = linear(inner, hidden, config.output_bias)
 
     def forward(self, x: Tensor, rotation: tuple[Tensor, Tensor]) -> Tensor:
         projections = (self.q_proj, self.k_proj, self.v_proj)

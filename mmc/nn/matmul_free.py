@@ -27,7 +27,7 @@ class Layer(nn.Module):
         self.attn_norm = RmsNorm(width, eps)
         if has_attention:
             assert config.attention is not None
-            self.attn = Attention(config.attention, lambda k, n: BitLinear(k, n, quantiser))
+            self.attn = Attention(config.attention, lambda k, n, _: BitLinear(k, n, quantiser))
         else:
             self.attn = MLGRU(width, own.gate_order, eps, quantiser)
         self.mlp_norm = RmsNorm(width, eps)

@@ -18,13 +18,13 @@ from mmc.nn.language_model import LanguageModel
 class GatedMlp(nn.Module):
     def __init__(self, config: TransformerConfig) -> None:
         super().__init__()
-        hidden, wide = config.hidden_size, config.intermediate_size
+        hidden, wide, bias = config.hidden_size, config.intermediate_size, config.mlp_bias
         self.activation = config.activation
-        self.gate_proj = make_linear(config, hidden, wide)
-        self.up_proj = make_linear(config, hidden, wide)
+        self.gate_proj = make_linear(config, hidden, wide, bias)
+        self.up_proj = make_linear(config, hidden, wide, bias)
         norm = RmsNorm(wide, config.rms_norm_eps) if config.sub_norms else nn.Identity()
         self.ffn_sub_norm = norm
-        self.down_proj = make_linear(config, wide, hidden)
+        self.down_proj = make_linear(config, wide, hidden, bias)
 
     def forward(self, x: Tensor) -> Tensor:
         gate = self.gate_proj(x)
@@ -36,7 +36,7 @@ class Layer(nn.Module):
     def __init__(self, config: TransformerConfig) -> None:
         super().__init__()
         self.input_layernorm = RmsNorm(config.hidden_size, config.rms_norm_eps)
-        self.self_attn = Attention(config, lambda k, n: make_linear(config, k, n))
+        self.self_attn = Attention(config, lambda k, n, bias: make_linear(config, k, n, bias))
         self.post_attention_layernorm = RmsNorm(config.hidden_size, config.rms_norm_eps)
         self.mlp = GatedMlp(config)
 
@@ -57,7 +57,7 @@ class Trunk(nn.Module):
 class Transformer(LanguageModel):
     """Ids i64[B, T] -> logits [B, T, V]; the parameters are those of the checkpoint.
 
-    No linear layer has a bias, and all layers are of one kind, dense or quantised.
+    All layers are of one kind, dense or quantised.
     """
 
     def __init__(self, config: TransformerConfig) -> None:
@@ -78,10 +78,21 @@ class Transformer(LanguageModel):
         return self.lm_head(self.model.norm(x))
 
 
-def make_linear(config: TransformerConfig, inputs: int, outputs: int) -> nn.Module:
+class BiasedBitLinear(BitLinear):
+    """A dense layer with a bias, rounded; no checkpoint holds one."""
+
+    def __init__(self, inputs: int, outputs: int) -> None:
+        super().__init__(inputs, outputs, QUANTISER)
+        self.bias = nn.Parameter(torch.zeros(outputs))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return super().forward(x) + self.bias
+
+
+def make_linear(config: TransformerConfig, inputs: int, outputs: int, bias: bool) -> nn.Module:
     """A linear layer of the model, dense or ternary."""
     if config.quantised:
-        return BitLinear(inputs, outputs, QUANTISER)
-    made = nn.Linear(inputs, outputs, bias=False)
+        return BiasedBitLinear(inputs, outputs) if bias else BitLinear(inputs, outputs, QUANTISER)
+    made = nn.Linear(inputs, outputs, bias)
     torch.nn.init.normal_(made.weight, std=INIT_STD)
     return made

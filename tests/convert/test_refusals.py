@@ -13,9 +13,11 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from mmc.convert import TrainingOptions, convert
+from mmc.convert.source import read_source
 from mmc.convert.text import read_text
 from mmc.errors import MmcError
-from tests.convert.tiny import TEXT, options, training, write_model, write_tokenizer
+from tests.convert import tiny
+from tests.convert.tiny import options, training, write_model, write_tokenizer
 from tests.end_to_end.test_command_line import mmc
 
 Changes = Mapping[str, Any]
@@ -49,7 +51,8 @@ def refusal(model: Path, message: str, **changes: Any) -> None:
     [
         ({"model_type": "gpt2"}, "model_type 'gpt2' is not converted"),
         ({"sliding_window": 16}, "sliding window"),
-        ({"attention_bias": True}, "'attention_bias': layers with biases"),
+        ({"model_type": "qwen2", "sliding_window": 16}, "sliding window"),
+        ({"model_type": "qwen2", "layer_types": ["sliding_attention"] * 2}, "sliding window"),
         ({"quantization_config": {"quant_method": "bitnet"}}, "quantised already"),
         ({"hidden_act": "gelu"}, "'hidden_act' is 'gelu'"),
         ({"rope_scaling": {"rope_type": "yarn", "factor": 2.0}}, "'rope_type' is 'yarn'"),
@@ -63,7 +66,7 @@ def test_configurations_that_are_not_converted(model: Path, changes: Changes, me
 @pytest.mark.parametrize(
     ("tensor", "message"),
     [
-        ("self_attn.q_proj.bias", "attention with biases is not converted"),
+        ("self_attn.q_proj.bias", "is not part of this model"),
         ("self_attn.q_norm.weight", "norms of queries and keys"),
         ("mlp.experts.0.up_proj.weight", "a mixture of experts"),
         ("self_attn.unheard_of", "is not part of this model"),
@@ -99,7 +102,7 @@ def test_options_that_do_not_fit(model: Path, changes: dict[str, Any], message: 
 
 def test_tokenizer_of_another_model(model: Path) -> None:
     write_tokenizer(model / "tokenizer.json", 300)
-    refusal(model, "it knows 300 tokens, the model 256")
+    refusal(model, "knows 300 tokens, the model 256")
     (model / "tokenizer.json").unlink()
     refusal(model, "is missing: the text cannot be read as tokens")
 
@@ -121,9 +124,10 @@ def test_folder_that_is_not_ours_is_left_alone(model: Path) -> None:
 
 
 def test_text_may_be_compressed_and_is_held_out_at_its_end(model: Path, tmp_path: Path) -> None:
-    raw = TEXT.read_bytes()
+    raw = tiny.text().read_bytes()
     (tmp_path / "text.gz").write_bytes(gzip.compress(raw))
-    text = read_text([TEXT, tmp_path / "text.gz"], None, model / "tokenizer.json", 256, 32)
+    files, tokenizer = [tiny.text(), tmp_path / "text.gz"], read_source(model).tokenizer()
+    text = read_text(files, None, tokenizer, 32)
     held_out = 2 * len(raw) // 50
     assert (len(text.training), len(text.held_out)) == (2 * len(raw) - held_out, held_out)
 
@@ -133,6 +137,16 @@ def test_command_line(model: Path, tmp_path: Path) -> None:
     done = mmc("convert", model, "-o", out, "--to", "matmul-free")
     assert done.returncode == 0, done.stderr
     assert "hgrn_bit, 0.03 M parameters; not trained: expect no sentence" in done.stdout
-    arguments = ["--to", "ternary", "--text", TEXT, "--steps", "1", "--window", "16", "--json"]
+    arguments = [
+        "--to",
+        "ternary",
+        "--text",
+        tiny.text(),
+        "--steps",
+        "1",
+        "--window",
+        "16",
+        "--json",
+    ]
     done = mmc("convert", model, "-o", out, *arguments)
     assert json.loads(done.stdout)["progress"]["steps"] == 1

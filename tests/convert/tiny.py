@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import random
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -12,11 +13,12 @@ from safetensors.torch import save_file
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 
 from mmc.convert import ConvertOptions, TrainingOptions
+from mmc.convert.source import read_source
 from mmc.convert.text import read_text
 from mmc.convert.training import Trainer
 from mmc.frontends.models.transformer_config import TransformerConfig
 from mmc.nn import Transformer
-from tests.end_to_end.compiled import ROOT, workspace
+from tests.end_to_end.compiled import workspace
 
 CONFIG: dict[str, Any] = {
     "model_type": "llama", "vocab_size": 256, "hidden_size": 32, "intermediate_size": 48,
@@ -24,14 +26,19 @@ CONFIG: dict[str, Any] = {
     "max_position_embeddings": 64, "rms_norm_eps": 1e-6, "tie_word_embeddings": True,
     "rope_theta": 1000.0, "eos_token_id": 0,
 }  # fmt: skip
-TEXT = ROOT / "docs" / "fpga-hardware.md"
-HELD_OUT_CHARACTERS = 3000
 WINDOW = 32
+WORDS = (
+    ("the", "a", "every", "no"),
+    ("old", "small", "ternary", "quiet", "second", "wide"),
+    ("adder", "river", "clock", "teacher", "garden", "kernel", "letter", "stone"),
+    ("counts", "follows", "rounds", "keeps", "loses", "waits for"),
+)
+"""Of which sentences are made: articles, adjectives, nouns, verbs."""
 
 
 def options(to: str, training: TrainingOptions, **changes: Any) -> ConvertOptions:
     """Of a conversion on the CPU, with the text."""
-    given: dict[str, Any] = {"text": (TEXT,), "held_out": held_out(), "device": "cpu", **changes}
+    given: dict[str, Any] = {"text": (text(),), "held_out": held_out(), "device": "cpu", **changes}
     return ConvertOptions(to, training=training, **given)
 
 
@@ -41,9 +48,23 @@ def training(steps: int, **changes: Any) -> TrainingOptions:
 
 
 @cache
+def text() -> Path:
+    """To train on."""
+    return _written("text.txt", 1, 25000)
+
+
+@cache
 def held_out() -> Path:
-    path = workspace() / "held-out.txt"
-    path.write_text((ROOT / "docs" / "fpga.md").read_text()[:HELD_OUT_CHARACTERS])
+    return _written("held-out.txt", 2, 3000)
+
+
+def _written(name: str, seed: int, characters: int) -> Path:
+    chosen, lines, order = random.Random(seed), list[str](), (0, 1, 2, 3, 0, 2)
+    while sum(map(len, lines)) < characters:
+        words = (chosen.choice(WORDS[n]) for n in order)
+        lines.append(f"{len(lines) % 97}. {' '.join(words)}.\n")
+    path = workspace() / name
+    path.write_text("".join(lines)[:characters])
     return path
 
 
@@ -74,8 +95,8 @@ def teacher() -> Path:
     """The folder of a Transformer that knows something of the text."""
     folder = workspace() / "teacher"
     module = write_model(folder)
-    text = read_text((TEXT,), held_out(), folder / "tokenizer.json", 256, WINDOW)
-    trainer = Trainer(module, None, text, training(150, batch=16), torch.device("cpu"))
+    tokens = read_text((text(),), held_out(), read_source(folder).tokenizer(), WINDOW)
+    trainer = Trainer(module, None, tokens, training(150, batch=16), torch.device("cpu"))
     trainer.run(lambda: None)
     save_file(module.tensors(), folder / "model.safetensors")
     return folder
