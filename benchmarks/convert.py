@@ -37,7 +37,7 @@ def run(name: str, given: argparse.Namespace) -> dict[str, Any]:
     training = TrainingOptions(
         given.steps, None if given.steps else given.minutes, given.batch,
         learning_rate=given.learning_rate, distil=given.distil,
-        evaluate_every=given.evaluate_every,
+        evaluate_every=given.evaluate_every, save_every=given.save_every,
     )  # fmt: skip
     if RUNS[name].get("from_scratch") and not given.steps:
         same = json.loads((given.out / "matmul-free" / "conversion.json").read_text())
@@ -87,6 +87,7 @@ def main() -> None:
     parser.add_argument("--learning-rate", type=float, default=2e-3)
     parser.add_argument("--distil", type=float, default=0.5)
     parser.add_argument("--evaluate-every", type=int, default=500)
+    parser.add_argument("--save-every", type=int, default=500)
     parser.add_argument("--report", action="store_true", help="draw the curves, too")
     parser.add_argument("--only", nargs="*", choices=list(RUNS), default=list(RUNS))
     given = parser.parse_args()

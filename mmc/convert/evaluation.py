@@ -11,6 +11,7 @@ from mmc.nn.language_model import LanguageModel
 
 
 @torch.no_grad()
+@torch.compiler.set_stance("force_eager")  # what is compiled for training has other shapes there
 def nats_per_token(model: LanguageModel, ids: Tensor, window: int, batch: int) -> float:
     """The mean negative log-likelihood of ids i64[N], in float32.
 

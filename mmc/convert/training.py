@@ -18,6 +18,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from mmc.convert.captured import Captured, Step
 from mmc.convert.evaluation import nats_per_token
 from mmc.convert.options import TrainingOptions
 from mmc.convert.text import Text
@@ -67,10 +68,28 @@ class Trainer:
         self._quick = self._held_out(QUICK_WINDOWS * options.window)
         self._offsets = torch.arange(options.window + 1, device=device)
         student.checkpointing = options.checkpointing
-        self.optimizer = _optimizer(student, options, fused=device.type == "cuda")
-        self._loss: Callable[[Tensor], Tensor] = self._losses
+        self.optimizer = _optimizer(student, options, on_gpu=device.type == "cuda")
+        self._ids = torch.zeros(options.batch, options.window + 1, dtype=torch.int64, device=device)
+        self._rate = torch.zeros((), device=device)
+        self._update: Step = self._updated
+        self._distil = distillation_losses
         if device.type == "cuda":
-            self._loss = torch.compile(self._losses)
+            self._compile()
+
+    def _compile(self) -> None:
+        """Compile each kind of layer once, and record the step as a whole."""
+        from torch._inductor import config
+
+        # Sums of rows and of columns in one kernel: with the four norms of an MLGRU it spills, and
+        # takes more than a quarter of the step.
+        known = hasattr(config.triton, "mix_order_reduction")
+        options: Any = {"triton.mix_order_reduction": False} if known else None
+        for model in (self.student, self.teacher):
+            if model is not None:
+                for part in model.parts():
+                    part.forward = torch.compile(part.forward, options=options)
+        self._distil = torch.compile(distillation_losses)
+        self._update = Captured(self._updated)
 
     def _held_out(self, most: int | None = None) -> Tensor:
         return torch.from_numpy(self.text.held_out[:most]).to(self.device).long()
@@ -115,14 +134,20 @@ class Trainer:
     def _step(self, done: float) -> tuple[Tensor, Tensor]:
         """One step; returns the loss and the cross-entropy, and the norm of the gradient."""
         self.student.train()
+        rate, on_gpu = learning_rate(self.options, done), self.device.type == "cuda"
         for group in self.optimizer.param_groups:
-            group["lr"] = learning_rate(self.options, done)
-        losses = self._loss(self._batch(self.progress.step))
+            group["lr"] = self._rate.fill_(rate) if on_gpu else rate
+        self._ids.copy_(self._batch(self.progress.step))
+        return self._update()
+
+    def _updated(self) -> tuple[Tensor, Tensor]:
+        """A step with the windows and the rate that are in place."""
+        self.optimizer.zero_grad(set_to_none=True)
+        losses = self._losses(self._ids)
         losses[0].backward()
         parameters = self.student.parameters()
         norm = nn.utils.clip_grad_norm_(parameters, self.options.clip, foreach=True)
         self.optimizer.step()
-        self.optimizer.zero_grad(set_to_none=True)
         return losses.detach(), norm
 
     def _batch(self, step: int) -> Tensor:
@@ -140,7 +165,7 @@ class Trainer:
                 with torch.no_grad():
                     wanted = self.teacher(inputs)
             logits = self.student(inputs)
-        return distillation_losses(logits, wanted, targets, self.options.distil)
+        return self._distil(logits, wanted, targets, self.options.distil)
 
     def _log(self, losses: Tensor, norm: Tensor, evaluate: bool, begun: float) -> None:
         self._refuse_nan(losses, norm)
@@ -200,7 +225,7 @@ def learning_rate(options: TrainingOptions, done: float) -> float:
     return options.learning_rate * 0.5 * (1 + math.cos(math.pi * min(rest, 1.0)))
 
 
-def _optimizer(student: nn.Module, options: TrainingOptions, fused: bool) -> torch.optim.AdamW:
+def _optimizer(student: nn.Module, options: TrainingOptions, on_gpu: bool) -> torch.optim.AdamW:
     """AdamW that lets matrices decay, and nothing else."""
     matrices, rest = list[nn.Parameter](), list[nn.Parameter]()
     for name, p in student.named_parameters():
@@ -209,7 +234,9 @@ def _optimizer(student: nn.Module, options: TrainingOptions, fused: bool) -> tor
         {"params": matrices, "weight_decay": options.weight_decay},
         {"params": rest, "weight_decay": 0.0},
     ]
-    return torch.optim.AdamW(groups, lr=options.learning_rate, betas=(0.9, 0.95), fused=fused)
+    return torch.optim.AdamW(
+        groups, lr=options.learning_rate, betas=(0.9, 0.95), fused=on_gpu, capturable=on_gpu
+    )
 
 
 @contextmanager

@@ -18,8 +18,13 @@ class LanguageModel(nn.Module):
 
     def run_layer(self, layer: nn.Module, x: Tensor, *given: Tensor | None) -> Tensor:
         if self.checkpointing and self.training:
-            return checkpoint(layer, x, *given, use_reentrant=False)
+            # Nothing is drawn at random, and the state of that cannot be read in a CUDA graph.
+            return checkpoint(layer, x, *given, use_reentrant=False, preserve_rng_state=False)
         return layer(x, *given)
+
+    def parts(self) -> list[nn.Module]:
+        """The layers and the head, where almost all the work is."""
+        return [*self.get_submodule("model.layers").children(), self.get_submodule("lm_head")]
 
     def tensors(self) -> dict[str, Tensor]:
         """The checkpoint's tensors: a matrix that two layers share is there once."""
