@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from mmc.convert import ConvertOptions, TrainingOptions, convert
+from mmc.convert.resume import last_saved, training_folder
 
 RUNS: dict[str, dict[str, Any]] = {
     "ternary": {"to": "ternary"},
@@ -44,7 +45,7 @@ def run(name: str, given: argparse.Namespace) -> dict[str, Any]:
         training = replace(training, minutes=None, steps=same["progress"]["steps"])
     options = ConvertOptions(
         **RUNS[name], text=tuple(given.text), held_out=given.held_out, training=training,
-        resume=(given.out / f"{name}.training" / "checkpoint.pt").is_file(), picture=given.report,
+        resume=last_saved(training_folder(out)) is not None, picture=given.report,
     )  # fmt: skip
 
     def tell(stage: str, done: float) -> None:

@@ -8,14 +8,14 @@ import sys
 class Bar:
     """A progress bar on a terminal; silent in a pipe."""
 
-    def __init__(self) -> None:
+    def __init__(self, shown: bool = True) -> None:
         from rich.console import Console
         from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
         columns = (TextColumn("{task.description:<28}"), BarColumn(), TimeElapsedColumn())
         console = Console(stderr=True)
         self._progress = Progress(
-            *columns, console=console, transient=True, disable=not sys.stderr.isatty()
+            *columns, console=console, transient=True, disable=not (shown and sys.stderr.isatty())
         )
         self._task = self._progress.add_task("loading", total=1.0)
 

@@ -55,6 +55,7 @@ def convert_command(
 ) -> None:
     """Turn a Transformer into a ternary or MatMul-free model, trained where a text is given."""
     from mmc.convert import ConvertOptions, TrainingOptions, convert
+    from mmc.convert.processes import together
 
     training = TrainingOptions(
         steps, minutes, batch, window, learning_rate, distil=distil, seed=seed,
@@ -64,9 +65,11 @@ def convert_command(
         to, keep_attention, gate_order, tuple(text or ()), held_out, training, device,
         from_scratch, resume, report,
     )  # fmt: skip
-    with Bar() as bar:
-        record = convert(source, out, options, bar)
-    print(json.dumps(record) if as_json else f"{out}: {summary(record)}")
+    with together(device) as processes:
+        with Bar(shown=processes.rank == 0) as bar:
+            record = convert(source, out, options, bar, processes)
+        if processes.rank == 0:
+            print(json.dumps(record) if as_json else f"{out}: {summary(record)}")
 
 
 def summary(record: dict[str, Any]) -> str:

@@ -14,9 +14,10 @@ from typing import Any
 import torch
 
 from mmc.artifact import refuse_other_folder
-from mmc.convert.curves import refuse_without_matplotlib
+from mmc.convert.curves import Curve, refuse_without_matplotlib
 from mmc.convert.options import ConvertOptions
 from mmc.convert.output import KIND, MARK, round_to_stored, write_output
+from mmc.convert.processes import ALONE, Processes, whole
 from mmc.convert.resume import Checkpoint
 from mmc.convert.rewrite import (
     Choices,
@@ -49,17 +50,25 @@ class Conversion:
     values: Mapping[str, object]
     teacher: Transformer
     student: LanguageModel
+    processes: Processes
 
 
 def convert(
-    path: str | Path, out: str | Path, options: ConvertOptions, tell: Tell = silent
+    path: str | Path,
+    out: str | Path,
+    options: ConvertOptions,
+    tell: Tell = silent,
+    processes: Processes = ALONE,
 ) -> dict[str, Any]:
     """Write the converted model into the folder `out`; returns what conversion.json holds.
 
+    processes: each calls this; the first one tells and writes.
     Raises MmcError for a model, a text or options that do not fit; then `out` is as it was.
     """
     out = Path(out)
     options.refuse_impossible()
+    processes.refuse_uneven(options.training.batch)
+    tell = tell if processes.rank == 0 else silent
     refuse_other_folder(out, KIND, MARK)
     if options.picture:
         refuse_without_matplotlib()
@@ -72,13 +81,13 @@ def convert(
     choices = Choices(options.to, kept, options.gate_order)
     values = student_values(source.values, choices)
     student = build(values, options.training.seed)
-    conversion = Conversion(out, options, source, choices, values, source.teacher(), student)
+    conversion = Conversion(
+        out, options, source, choices, values, source.teacher(), student, processes
+    )
     if not options.text:
         initialise(student, conversion.teacher, {})
-        record = _record(conversion)
-        write_output(out, source, values, student, record, [], False)
-        return record
-    device = _device(options.device)
+        return _written(conversion, student, _record(conversion), [])
+    device = _device(options.device, processes)
     with told_memory(device):
         return _train(conversion, device, tell)
 
@@ -94,27 +103,46 @@ def _train(conversion: Conversion, device: torch.device, tell: Tell) -> dict[str
     if not options.from_scratch:
         probe = torch.from_numpy(text.probe(options.training.window)).to(device).long()
         initialise(student, teacher, input_sizes(teacher, probe))
+    rounding = rounded(teacher)
     taught_by = None if options.from_scratch else teacher
-    trainer = Trainer(student, taught_by, text, options.training, device)
+    trainer = Trainer(student, taught_by, text, options.training, device, conversion.processes)
     tell("measuring", 0.0)
     figures = {
         "teacher": trainer.evaluate(teacher),
-        "rounded without training": trainer.evaluate(rounded(teacher).to(device)),
+        "rounded without training": trainer.evaluate(rounding.to(device)),
         "before training": trainer.evaluate(student),
     }
     if options.resume:
         checkpoint.load(trainer)
     trainer.run(lambda: checkpoint.save(trainer), tell)
     tell("measuring", 1.0)
-    round_to_stored(student)
-    figures["converted"] = trainer.evaluate(student)
+    trained = _gathered(conversion, device)
+    round_to_stored(trained)
+    figures["converted"] = trainer.evaluate(trained)
     record = _record(conversion) | _results(options, trainer, text, figures)
-    curve = trainer.progress.curve
-    write_output(
-        conversion.out, conversion.source, conversion.values, student, record, curve,
-        options.picture,
-    )  # fmt: skip
-    checkpoint.remove()
+    _written(conversion, trained, record, trainer.progress.curve)
+    if conversion.processes.rank == 0:
+        checkpoint.remove()
+    return record
+
+
+def _gathered(conversion: Conversion, device: torch.device) -> LanguageModel:
+    """The student, no longer in parts."""
+    if not conversion.processes.joined:
+        return conversion.student
+    made = build(conversion.values, conversion.options.training.seed).to(device)
+    state = conversion.student.state_dict()
+    made.load_state_dict({name: whole(tensor) for name, tensor in state.items()})
+    return made
+
+
+def _written(
+    conversion: Conversion, student: LanguageModel, record: dict[str, Any], curve: Curve
+) -> dict[str, Any]:
+    """The record, when the first process has written everything."""
+    if conversion.processes.rank == 0:
+        source, picture = conversion.source, conversion.options.picture
+        write_output(conversion.out, source, conversion.values, student, record, curve, picture)
     return record
 
 
@@ -134,12 +162,12 @@ def _identity(conversion: Conversion, text: Text) -> dict[str, Any]:
     }
 
 
-def _device(name: str) -> torch.device:
+def _device(name: str, processes: Processes) -> torch.device:
     if name == "auto":
         name = "cuda" if torch.cuda.is_available() else "cpu"
     if name == "cuda" and not torch.cuda.is_available():
         raise MmcError("torch sees no GPU here", "--device")
-    return torch.device(name)
+    return processes.device(name)
 
 
 def _record(conversion: Conversion) -> dict[str, Any]:
@@ -170,6 +198,7 @@ def _results(
         "training": {k: v for k, v in asdict(training).items() if v is not None},
         "from_scratch": options.from_scratch,
         "device": torch.cuda.get_device_name() if gpu else "cpu",
+        "processes": trainer.processes.count,
         "text": {
             "files": [path.name for path in options.text],
             "digest": text.digest,

@@ -21,6 +21,7 @@ from torch import Tensor, nn
 from mmc.convert.captured import Captured, Step
 from mmc.convert.evaluation import nats_per_token
 from mmc.convert.options import TrainingOptions
+from mmc.convert.processes import ALONE, Processes, whole
 from mmc.convert.text import Text
 from mmc.errors import MmcError
 from mmc.nn import Transformer
@@ -60,16 +61,21 @@ class Trainer:
         text: Text,
         options: TrainingOptions,
         device: torch.device,
+        processes: Processes = ALONE,
     ) -> None:
-        self.student, self.teacher = student, teacher
+        self.student, self.teacher, self.processes = student, teacher, processes
         self.text, self.options, self.device = text, options, device
+        for model in (student, teacher):
+            if model is not None:
+                processes.shard(model, device)
         self.progress = Progress()
         self._tokens = torch.from_numpy(text.training).to(device)
         self._quick = self._held_out(QUICK_WINDOWS * options.window)
         self._offsets = torch.arange(options.window + 1, device=device)
         student.checkpointing = options.checkpointing
         self.optimizer = _optimizer(student, options, on_gpu=device.type == "cuda")
-        self._ids = torch.zeros(options.batch, options.window + 1, dtype=torch.int64, device=device)
+        size = options.batch // processes.count, options.window + 1
+        self._ids = torch.zeros(size, dtype=torch.int64, device=device)
         self._rate = torch.zeros((), device=device)
         self._update: Step = self._updated
         self._distil = distillation_losses
@@ -89,14 +95,19 @@ class Trainer:
                 for part in model.parts():
                     part.forward = torch.compile(part.forward, options=options)
         self._distil = torch.compile(distillation_losses)
-        self._update = Captured(self._updated)
+        if not self.processes.joined:  # what they tell one another is not recorded
+            self._update = Captured(self._updated)
 
     def _held_out(self, most: int | None = None) -> Tensor:
         return torch.from_numpy(self.text.held_out[:most]).to(self.device).long()
 
     def evaluate(self, model: LanguageModel) -> float:
         """Nats per token of the whole held-out text."""
-        return nats_per_token(model, self._held_out(), self.options.window, self.options.batch)
+        return self._nats_per_token(model, self._held_out())
+
+    def _nats_per_token(self, model: LanguageModel, ids: Tensor) -> float:
+        options = self.options
+        return nats_per_token(model, ids, options.window, options.batch, self.processes)
 
     def run(self, save: Callable[[], None], tell: Tell = silent) -> None:
         """Train to the end; `save` is called when everything so far is sound.
@@ -129,7 +140,8 @@ class Trainer:
         if minutes is None:
             return progress.step / (self.options.steps or 1)
         trained = progress.seconds - progress.preparation
-        return trained / max(60 * minutes - progress.preparation, 1.0)
+        done = trained / max(60 * minutes - progress.preparation, 1.0)
+        return self.processes.as_the_first(done)
 
     def _step(self, done: float) -> tuple[Tensor, Tensor]:
         """One step; returns the loss and the cross-entropy, and the norm of the gradient."""
@@ -138,7 +150,8 @@ class Trainer:
         for group in self.optimizer.param_groups:
             group["lr"] = self._rate.fill_(rate) if on_gpu else rate
         self._ids.copy_(self._batch(self.progress.step))
-        return self._update()
+        losses, norm = self._update()
+        return self.processes.sum(losses / self.processes.count), norm
 
     def _updated(self) -> tuple[Tensor, Tensor]:
         """A step with the windows and the rate that are in place."""
@@ -148,12 +161,13 @@ class Trainer:
         parameters = self.student.parameters()
         norm = nn.utils.clip_grad_norm_(parameters, self.options.clip, foreach=True)
         self.optimizer.step()
-        return losses.detach(), norm
+        return losses.detach(), whole(norm)
 
     def _batch(self, step: int) -> Tensor:
-        """Ids i64[batch, window + 1]."""
+        """Ids i64[batch, window + 1], of the batch this process's share."""
         options = self.options
         starts = self.text.starts(options.seed, step, options.batch, options.window)
+        starts = starts[self.processes.share(options.batch)]
         where = torch.from_numpy(starts).to(self.device)[:, None] + self._offsets
         return self._tokens[where].long()
 
@@ -180,9 +194,7 @@ class Trainer:
             "gradient_norm": norm.item(),
         }
         if evaluate:
-            row["held_out"] = nats_per_token(
-                self.student, self._quick, options.window, options.batch
-            )
+            row["held_out"] = self._nats_per_token(self.student, self._quick)
         progress.curve.append(row)
 
     def _refuse_nan(self, losses: Tensor, norm: Tensor) -> None:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import math
 import multiprocessing
 import os
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +16,7 @@ from safetensors.torch import load_file
 from torch import nn
 
 from mmc.convert import ConvertOptions, TrainingOptions, convert
+from mmc.convert.resume import last_saved
 from mmc.convert.text import Text
 from mmc.convert.training import distillation_losses, learning_rate
 from mmc.errors import MmcError
@@ -69,24 +72,29 @@ def convert_and_die(source: Path, out: Path, given: ConvertOptions, threads: int
     convert(source, out, given, die)
 
 
-def test_resumed_training_is_the_same_bit_for_bit(tmp_path: Path) -> None:
-    """The process is gone between two checkpoints, without a chance to write anything."""
-    chosen = training(24, save_every=5, evaluate_every=6)
-    whole, resumed = tmp_path / "whole", tmp_path / "resumed"
-    convert(teacher(), whole, options("matmul-free", chosen))
-
-    source, given = teacher(), options("matmul-free", chosen)
-    arguments = (source, resumed, given, torch.get_num_threads())
+def killed(source: Path, out: Path, given: ConvertOptions) -> None:
+    """Begin a training; nothing but its last checkpoint is left of it."""
+    arguments = (source, out, given, torch.get_num_threads())
     child = multiprocessing.get_context("spawn").Process(target=convert_and_die, args=arguments)
     child.start()
     child.join()
     assert child.exitcode == 9
-    assert not resumed.exists()
+    assert not out.exists()
+
+
+@pytest.mark.parametrize("kept", [None, "every=2"])
+def test_resumed_training_is_the_same_bit_for_bit(kept: str | None, tmp_path: Path) -> None:
+    """The process is gone between two checkpoints, without a chance to write anything."""
+    chosen = training(24, save_every=5, evaluate_every=6)
+    whole, resumed = tmp_path / "whole", tmp_path / "resumed"
+    source, given = teacher(), options("matmul-free", chosen, keep_attention=kept)
+    convert(source, whole, given)
+    killed(source, resumed, given)
     with pytest.raises(MmcError, match="holds an unfinished training"):
         convert(source, resumed, given)
     with pytest.raises(MmcError, match="belongs to a training with another steps"):
-        convert(source, resumed, options("matmul-free", training(25), resume=True))
-    convert(source, resumed, options("matmul-free", chosen, resume=True))
+        convert(source, resumed, replace(given, training=training(25), resume=True))
+    convert(source, resumed, replace(given, resume=True))
     assert losses(resumed) == losses(whole)
     found, wanted = (load_file(folder / "model.safetensors") for folder in (resumed, whole))
     assert all(torch.equal(found[name], wanted[name]) for name in wanted)
@@ -108,9 +116,28 @@ def test_loss_that_is_no_number_keeps_the_last_checkpoint(
     with pytest.raises(MmcError, match="not a number at step 9"):
         convert(teacher(), tmp_path / "out", options("ternary", chosen))
     assert not (tmp_path / "out").exists()
-    kept = torch.load(tmp_path / "out.training" / "checkpoint.pt", weights_only=True)
-    assert kept["progress"]["step"] == 5
-    assert all(tensor.isfinite().all() for tensor in kept["student"].values())
+    kept = last_saved(tmp_path / "out.training")
+    assert kept is not None
+    assert kept.name == "step-5"
+    monkeypatch.undo()
+    going_on = options("ternary", chosen, resume=True)
+    file = next(kept.glob("*.distcp"))
+    whole = file.read_bytes()
+    file.write_bytes(whole[:1000])
+    with pytest.raises(MmcError, match="step-5: cannot be read") as told:
+        convert(teacher(), tmp_path / "out", going_on)
+    assert "\n" not in str(told.value)
+    file.write_bytes(whole)
+    record = convert(teacher(), tmp_path / "out", going_on)
+    assert math.isfinite(record["nats_per_token"]["converted"])
+
+
+def test_checkpoint_that_cannot_be_written(tmp_path: Path) -> None:
+    (tmp_path / "out.training").write_text("a file")
+    with pytest.raises(MmcError, match="step-0: cannot be written") as told:
+        convert(teacher(), tmp_path / "out", options("ternary", training(2)))
+    assert "\n" not in str(told.value)
+    assert not (tmp_path / "out").exists()
 
 
 def test_memory_that_runs_out_says_what_to_lower(
