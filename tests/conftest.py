@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from functools import cache
 
 import pytest
@@ -32,6 +33,12 @@ def gpu_problem() -> str | None:
     from mmc.targets.cuda import driver
 
     return driver.problem()
+
+
+def pytest_configure() -> None:
+    """Without a GPU Triton's kernels are interpreted; its first import reads the variable."""
+    if gpu_problem():
+        os.environ.setdefault("TRITON_INTERPRET", "1")
 
 
 @pytest.hookimpl(tryfirst=True)

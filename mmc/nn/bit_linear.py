@@ -1,13 +1,15 @@
 """BitLinear for training: norm, quantisation and product in one function that keeps x alone.
 
 The fused form of arXiv:2406.02528, section 3.2: what the backward pass needs besides x and the
-parameters (the normalised x, its int8, the ternary matrix) is computed again there.
+parameters (the normalised x, its int8, the ternary matrix) is computed again there.  The plain
+function is for CPUs; a GPU has its own (`fused_bit_linear.py`).
 """
 
 # Torch's stubs leave these types unknown.
 # pyright: reportUnknownMemberType=false, reportUnknownArgumentType=false, reportUnknownVariableType=false, reportUnknownLambdaType=false
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -16,9 +18,15 @@ from torch import Tensor, nn
 from mmc.frontends.models.bit_linear import ROUNDINGS, Quantiser, RmsNorm
 from mmc.frontends.models.bit_linear import BitLinear as Reference
 from mmc.frontends.models.operators import round_half_away
+from mmc.nn.fused_bit_linear import fused_bit_linear
 
 _ROUNDINGS = {**ROUNDINGS, "half_away": round_half_away}
 """The plain function, which torch.compile sees into, in the place of the traced operator."""
+
+ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
+    "silu": nn.functional.silu,
+    "sigmoid": torch.sigmoid,
+}
 
 INIT_STD = 0.02
 """Of matrices that start at random, as in the released configuration (initializer_range)."""
@@ -31,8 +39,39 @@ class BitLinear(Reference):
         super().__init__(inputs, outputs, quantiser or Quantiser())
         nn.init.normal_(self.weight, std=INIT_STD)
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(
+        self,
+        x: Tensor,
+        gate: Tensor | None = None,
+        norm: RmsNorm | None = None,
+        activation: str = "silu",
+        halves: bool = False,
+    ) -> Tensor:
+        """Of norm(x) * activation(gate), as far as they are given.
+
+        What comes before the layer is said here where a GPU is to compute it in one with the layer,
+        and again in the backward pass: x and gate are all that is kept.  halves: x
+        [..., 2 inputs] is gate and x, side by side.
+        """
+        if x.is_cuda:
+            return self.on_gpu(x, gate, norm, activation, halves)
+        if halves:
+            gate, x = x.chunk(2, -1)
+        x = x if norm is None else norm(x.float())
+        x = x if gate is None else x * ACTIVATIONS[activation](gate)
         return bit_linear(x, self.weight, self.gain, self.quantiser)
+
+    def on_gpu(
+        self, x: Tensor, gate: Tensor | None, norm: RmsNorm | None, activation: str, halves: bool
+    ) -> Tensor:
+        autocast = torch.is_autocast_enabled("cuda")
+        dtype = torch.get_autocast_dtype("cuda") if autocast else x.dtype
+        norm_gain, norm_eps = (None, 0.0) if norm is None else (norm.weight, norm.eps)
+        own, quantiser = self.gain, self.quantiser
+        return fused_bit_linear(
+            x, gate, norm_gain, self.weight, own, halves, activation, quantiser.rounding,
+            norm_eps, quantiser.norm_eps or 0.0, quantiser.eps, dtype,
+        )[0]  # fmt: skip
 
     @torch.no_grad()
     def settle(self) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from torch import Tensor, nn
 
-from mmc.frontends.models.bit_linear import Quantiser
+from mmc.frontends.models.bit_linear import Quantiser, RmsNorm
 from mmc.nn.bit_linear import BitLinear
 
 
@@ -16,6 +16,6 @@ class TernaryGLU(nn.Module):
         self.gate_proj = BitLinear(width, 2 * inner, quantiser)
         self.down_proj = BitLinear(inner, width, quantiser)
 
-    def forward(self, x: Tensor) -> Tensor:
-        gate, up = self.gate_proj(x).chunk(2, -1)
-        return self.down_proj(nn.functional.silu(gate) * up)
+    def forward(self, x: Tensor, norm: RmsNorm | None = None) -> Tensor:
+        """Of norm(x), where there is a norm before it."""
+        return self.down_proj(self.gate_proj(x, norm=norm), halves=True)

@@ -36,9 +36,11 @@ class Layer(nn.Module):
     def forward(
         self, x: Tensor, bound: Tensor | None, cos: Tensor | None, sin: Tensor | None
     ) -> Tensor:
-        normed = self.attn_norm(x)
-        x = x + self.attn(normed, bound if cos is None else (cos, sin))
-        return x + self.mlp(self.mlp_norm(x))
+        if cos is None:
+            x = x + self.attn(x, bound, self.attn_norm)
+        else:
+            x = x + self.attn(self.attn_norm(x), (cos, sin))
+        return x + self.mlp(x, self.mlp_norm)
 
 
 class Trunk(nn.Module):

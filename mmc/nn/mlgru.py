@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from mmc.frontends.models.bit_linear import Quantiser, RmsNorm
 from mmc.frontends.models.hgrn_bit_config import GATE_ORDERS
 from mmc.nn.bit_linear import BitLinear
-from mmc.nn.recurrence import linear_scan
+from mmc.nn.recurrence import gated_scan
 
 
 class MLGRU(nn.Module):
@@ -36,19 +36,16 @@ class MLGRU(nn.Module):
             self.g_norm = RmsNorm(width, norm_eps)
         self.o_proj = BitLinear(width, width, quantiser)
 
-    def forward(self, x: Tensor, lower_bound: Tensor | None = None) -> Tensor:
-        # Gates in float32: a bfloat16 holds no decay between 0.996 and 1.
-        f = self.f_proj(x).float().sigmoid()
-        if lower_bound is not None:
-            f = lower_bound + (1 - lower_bound) * f
-        h = linear_scan(f, nn.functional.silu(self.i_proj(x).float()) * (1 - f))
-        return self.o_proj(self._gated(self.g_proj(x), h))
-
-    def _gated(self, g: Tensor, h: Tensor) -> Tensor:
+    def forward(
+        self, x: Tensor, lower_bound: Tensor | None = None, norm: RmsNorm | None = None
+    ) -> Tensor:
+        """Of norm(x), where there is a norm before it."""
+        h = gated_scan(self.f_proj(x, norm=norm), self.i_proj(x, norm=norm), lower_bound)
+        g = self.g_proj(x, norm=norm)
         match self.gate_order:
             case "released":
-                return self.g_norm(g.float()) * h * h.sigmoid()
+                return self.o_proj(g, h, self.g_norm)
             case "hgrn":
-                return self.g_norm(h) * nn.functional.silu(g)
+                return self.o_proj(h, g, self.g_norm)
             case _:
-                return g.sigmoid() * h
+                return self.o_proj(h, g, activation="sigmoid")

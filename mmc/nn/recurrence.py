@@ -11,7 +11,20 @@ from __future__ import annotations
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
+
+
+def gated_scan(f: Tensor, i: Tensor, lower_bound: Tensor | None) -> Tensor:
+    """The MLGRU's h [B, T, D] from the projections f and i [B, T, D]; lower_bound [D].
+
+    Gates in float32: a bfloat16 holds no decay between 0.996 and 1.
+    """
+    if f.is_cuda:
+        return fused_gated_scan(f, i, lower_bound)
+    decay = f.float().sigmoid()
+    if lower_bound is not None:
+        decay = lower_bound + (1 - lower_bound) * decay
+    return linear_scan(decay, nn.functional.silu(i.float()) * (1 - decay))
 
 
 @torch.library.custom_op("mmc::linear_scan", mutates_args=())
@@ -75,3 +88,48 @@ def _gradients(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor]:
 
 
 linear_scan.register_autograd(_gradients, setup_context=_save)
+
+
+@torch.library.custom_op("mmc::gated_scan", mutates_args=())
+def fused_gated_scan(f: Tensor, i: Tensor, lower_bound: Tensor | None) -> Tensor:
+    """`gated_scan` in Triton, in the type of f and i, which are all that is kept besides h."""
+    from mmc.nn.recurrence_triton import gated_scan
+
+    return gated_scan(f.contiguous(), i.contiguous(), lower_bound)
+
+
+@torch.library.custom_op("mmc::gated_scan_backward", mutates_args=())
+def _gated_scan_backward(
+    f: Tensor, i: Tensor, lower_bound: Tensor | None, h: Tensor, grad: Tensor
+) -> tuple[Tensor, Tensor, Tensor]:
+    """The gradients of f, i and the bound; that of an absent bound is empty."""
+    from mmc.nn.recurrence_triton import gated_scan_backward
+
+    given = (f.contiguous(), i.contiguous(), lower_bound, h, grad.contiguous())
+    return gated_scan_backward(*given)
+
+
+@fused_gated_scan.register_fake
+def _like_f(f: Tensor, i: Tensor, lower_bound: Tensor | None) -> Tensor:
+    return torch.empty_like(f, memory_format=torch.contiguous_format)
+
+
+@_gated_scan_backward.register_fake
+def _like_all(
+    f: Tensor, i: Tensor, lower_bound: Tensor | None, h: Tensor, grad: Tensor
+) -> tuple[Tensor, Tensor, Tensor]:
+    bound = 0 if lower_bound is None else f.shape[-1]
+    return torch.empty_like(h), torch.empty_like(h), f.new_empty(bound, dtype=torch.float32)
+
+
+def _save_gates(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+    ctx.save_for_backward(*inputs, output)
+
+
+def _gate_gradients(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor, Tensor | None]:
+    bound = ctx.saved_tensors[2]
+    grad_f, grad_i, grad_bound = _gated_scan_backward(*ctx.saved_tensors, grad)
+    return grad_f, grad_i, None if bound is None else grad_bound
+
+
+fused_gated_scan.register_autograd(_gate_gradients, setup_context=_save_gates)

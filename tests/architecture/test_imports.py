@@ -37,7 +37,7 @@ THIRD_PARTY = {
 # Heavy packages and the modules (by prefix of their dotted name) that may import them.
 OWNERS = {
     "torch": ("mmc.frontends.", "mmc.convert", "mmc.nn."),
-    "triton": ("mmc.nn.recurrence_triton",),
+    "triton": ("mmc.nn.recurrence_triton", "mmc.nn.bit_linear_triton"),
     "tvm": ("mmc.targets.", "mmc.runtime"),
     "tvm_ffi": ("mmc.targets.", "mmc.runtime"),
     "tvm_ffi_orcjit": ("mmc.targets.", "mmc.runtime"),

@@ -1,0 +1,82 @@
+"""The GPU's kernels under Triton's interpreter, on the CPU, against autograd of the plain path."""
+
+from __future__ import annotations
+
+import os
+
+import pytest
+import torch
+from torch import Tensor
+
+from mmc.frontends.models.bit_linear import Quantiser, RmsNorm
+from mmc.nn.bit_linear import BitLinear
+from mmc.nn.recurrence import fused_gated_scan, gated_scan
+
+if os.environ.get("TRITON_INTERPRET") != "1":
+    pytest.skip("a GPU runs these kernels itself: tests/gpu/test_nn.py", allow_module_level=True)
+
+
+@pytest.fixture(autouse=True)
+def small_tiles(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Several tiles each way, and several rows for each program."""
+    from mmc.nn import bit_linear_triton
+
+    torch.manual_seed(0)
+    monkeypatch.setattr(bit_linear_triton, "TILE", {"M": 16, "N": 32, "K": 16})
+    monkeypatch.setattr(bit_linear_triton, "PROGRAMS", 5)
+
+
+def compare(found: Tensor, wanted: Tensor, leaves: list[Tensor], tolerance: float) -> None:
+    """Two results and their gradients by a random one."""
+    grad = torch.randn_like(wanted)
+    pairs = zip(
+        [found, *torch.autograd.grad(found, leaves, grad)],
+        [wanted, *torch.autograd.grad(wanted, leaves, grad)],
+        strict=True,
+    )
+    for number, (one, other) in enumerate(pairs):
+        error = (one - other).norm() / other.norm()
+        assert one.dtype is other.dtype
+        assert error <= tolerance, (number, error)
+
+
+@pytest.mark.parametrize(
+    ("given", "activation", "before"),
+    [("x", "", False), ("x", "", True), ("gate", "silu", True), ("gate", "sigmoid", False),
+     ("halves", "silu", False)],
+)  # fmt: skip
+@pytest.mark.parametrize(
+    ("sizes", "quantiser"),
+    [((40, 24), Quantiser()), ((37, 51), Quantiser(None, rounding="half_up")),
+     ((70, 90), Quantiser(1e-5, rounding="half_even"))],
+)  # fmt: skip
+def test_bit_linear(
+    given: str, activation: str, before: bool, sizes: tuple[int, int], quantiser: Quantiser
+) -> None:
+    inputs, outputs = sizes
+    layer, norm = BitLinear(inputs, outputs, quantiser), RmsNorm(inputs, 1e-3)
+    for gain in (norm.weight, layer.gain):
+        if gain is not None:
+            gain.data += 0.3 * torch.randn(inputs)
+    halves = given == "halves"
+    x = torch.randn(2, 11, (1 + halves) * inputs).requires_grad_()
+    gate = torch.randn(2, 11, inputs).requires_grad_() if given == "gate" else None
+    used = norm if before else None
+    leaves = [x, *layer.parameters(), *([gate] if gate is not None else [])]
+    leaves += [norm.weight] if before else []
+    compare(
+        layer.on_gpu(x, gate, used, activation, halves),
+        layer(x, gate, used, activation, halves),
+        leaves,
+        1e-5,
+    )
+
+
+@pytest.mark.parametrize("bounded", [True, False])
+@pytest.mark.parametrize("shape", [(2, 1, 3), (2, 33, 70), (1, 100, 5)])
+def test_gated_scan(bounded: bool, shape: tuple[int, int, int]) -> None:
+    f, i = (4 * torch.randn(shape, requires_grad=True) for _ in range(2))
+    f, i = f.detach().requires_grad_(), i.detach().requires_grad_()
+    bound = torch.rand(shape[-1]).requires_grad_() if bounded else None
+    leaves = [f, i] if bound is None else [f, i, bound]
+    compare(fused_gated_scan(f, i, bound), gated_scan(f, i, bound), leaves, 1e-5)
