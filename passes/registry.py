@@ -30,7 +30,9 @@ PASSES: tuple[str, ...] = (
     "last-position",
     "single-step",
     "fuse-kernels",
+    "convert-layers",
 )
+"""In the order in which they run; the last one runs where it is asked for alone."""
 
 
 def load_pass(name: str, options: Mapping[str, Any] | None = None) -> Pass:
@@ -81,7 +83,8 @@ def parse_pipeline(text: str) -> list[Pass]:
 
 def _parse_options(name: str, text: str) -> dict[str, Any]:
     options: dict[str, Any] = {}
-    for part in filter(None, (p.strip() for p in text.split(","))):
+    # A comma in a value, as in keep_attention=layers=0,3, has no option behind it.
+    for part in filter(None, (p.strip() for p in re.split(r",(?=\s*\w+\s*=)", text))):
         key, equals, value = part.partition("=")
         if not equals:
             raise MmcError(f"option {part!r} has no value", name, "write option=value")

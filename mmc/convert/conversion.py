@@ -24,7 +24,6 @@ from mmc.convert.rewrite import (
     build,
     initialise,
     input_sizes,
-    kept_layers,
     rounded,
     student_values,
 )  # fmt: skip
@@ -34,6 +33,7 @@ from mmc.convert.training import Tell, Trainer, silent, told_memory
 from mmc.errors import MmcError
 from mmc.nn import Transformer
 from mmc.nn.language_model import LanguageModel
+from mmc.passes.convert_layers import kept_layers
 
 
 @dataclass(frozen=True)

@@ -20,7 +20,6 @@ from typing import Any, cast
 import torch
 from torch import Tensor
 
-from mmc.errors import MmcError
 from mmc.frontends.models.hgrn_bit_config import HgrnBitConfig
 from mmc.frontends.models.hybrid_config import LAYER_TYPES, MODEL_TYPE, HybridConfig
 from mmc.frontends.models.transformer_config import TransformerConfig
@@ -44,21 +43,6 @@ class Choices:
     to: str
     kept: tuple[int, ...] = ()
     gate_order: str = "released"
-
-
-def kept_layers(spelling: str | None, layers: int) -> tuple[int, ...]:
-    """From "every=N" (the last of each N layers) or "layers=0,3"."""
-    if spelling is None:
-        return ()
-    kind, _, rest = spelling.partition("=")
-    numbers = [int(n) if n.isdecimal() else -1 for n in rest.split(",")]
-    if kind == "every" and len(numbers) == 1 and 1 <= numbers[0] <= layers:
-        return tuple(range(numbers[0] - 1, layers, numbers[0]))
-    if kind == "layers" and all(0 <= n < layers for n in numbers):
-        return tuple(sorted(set(numbers)))
-    raise MmcError(
-        f"{spelling!r} names no layers of {layers}", "--keep-attention", "every=4 or layers=0,3"
-    )
 
 
 def student_values(values: Mapping[str, object], choices: Choices) -> dict[str, object]:

@@ -15,10 +15,11 @@ from safetensors.torch import load_file
 
 import mmc
 from mmc.convert import ConvertOptions, convert
-from mmc.convert.rewrite import Choices, build, initialise, input_sizes, kept_layers, student_values
+from mmc.convert.rewrite import Choices, build, initialise, input_sizes, student_values
 from mmc.convert.source import read_source
 from mmc.errors import MmcError
 from mmc.nn import bit_linear
+from mmc.passes.convert_layers import kept_layers
 from mmc.perplexity import perplexity
 from tests.convert.tiny import WINDOW, held_out, options, teacher, training
 from tests.end_to_end.compiled import EXAMPLE, workspace

@@ -31,8 +31,8 @@ from tests.random_graphs import random_inputs, random_tensors
 
 FILES = sorted(Path(__file__).parent.glob("*.mmc"))
 MARK = "// -----\n"
-BY_VALUE = {"fold-constants", "find-ternary-linear", "to-fixed-point"}
-"""Passes that look at numbers have tests of their own."""
+BY_VALUE = {"fold-constants", "find-ternary-linear", "to-fixed-point", "convert-layers"}
+"""Passes that look at numbers, or change them, have tests of their own."""
 
 
 @dataclass(frozen=True)

@@ -6,6 +6,7 @@ import pytest
 
 from mmc.errors import MmcError
 from mmc.passes.base import RulePass
+from mmc.passes.convert_layers import ConvertLayers
 from mmc.passes.fuse_kernels import FuseKernels
 from mmc.passes.last_position import LastPosition
 from mmc.passes.pack_ternary import PackTernary
@@ -31,6 +32,8 @@ def test_a_pipeline() -> None:
     assert last == LastPosition("logits", "lengths")
     [last] = parse_pipeline("last-position{output=y, lengths=n}")
     assert last == LastPosition("y", "n")
+    [converts] = parse_pipeline("convert-layers{keep_attention=layers=0,3, gate_order=hgrn}")
+    assert converts == ConvertLayers(keep_attention="layers=0,3", gate_order="hgrn")
     assert parse_pipeline("") == []
     assert parse_pipeline("pack-ternary{}") == [PackTernary()]
 
