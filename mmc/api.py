@@ -52,7 +52,7 @@ def compile(
     mcpu: make code for this one LLVM processor ("znver4", "native") instead of for several.
     board: for the target fpga, a board's name or a .toml file; target_tps: tokens a second that the
     hardware shall be large enough for.
-    embedding: "int8" rounds the embedding to 8 bits; None leaves it as it is.
+    embedding: "int8" or "int4" rounds the embedding to 8 or 4 bits; None leaves it as it is.
     tuning: a file that `mmc tune` wrote for a model of these shapes.
     context: how many positions the caches of a Transformer hold; None for at most 4096.
     i2s: which trits share a byte in a GGUF file with I2_S matrices: "128", "64" or "rows"; None

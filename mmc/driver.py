@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from mmc.artifact import Artifact, Contents, refuse_other_folder, write_artifact
-from mmc.embedding import EMBEDDINGS, in_eight_bits
+from mmc.embedding import EMBEDDINGS, in_fewer_bits
 from mmc.errors import MmcError
 from mmc.ir.graph import Graph
 from mmc.ir.ops.attention import POSITION
@@ -105,7 +105,7 @@ def compile_model(
     """Compile an imported model into the folder `out`; a failure leaves nothing behind."""
     target = _usable_target(options)
     if options.embedding:
-        imported = in_eight_bits(imported)
+        imported = in_fewer_bits(imported, options.embedding)
     done = analyse(imported, progress)
     _refuse(done, options)
     manager = done.manager

@@ -1,17 +1,19 @@
-"""An embedding of 8 bits a number, for less memory: a change of the model, as asked for.
+"""An embedding of 8 or 4 bits a number, for less memory: a change of the model, as asked for.
 
-A table of V x H numbers becomes codes from 1 to 255, and a step for each row, so that a number is
-about (code - 128) * step.  Passes keep the meaning of a graph and may not do this.
+A table of V x H numbers becomes codes and steps.  8 bits: codes from 1 to 255 and a step for each
+row, so that a number is about (code - 128) * step.  4 bits: `mmc.ir.ops.int4`, a step for each 32
+columns.  Passes keep the meaning of a graph and may not do this.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import replace
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
 
 from mmc.errors import MmcError
 from mmc.frontends.base import Imported
 from mmc.ir.op import Op, Value, origin
+from mmc.ir.ops.int4 import GROUP, DequantizeInt4, QuantizeInt4
 from mmc.ir.ops.linear import Linear
 from mmc.ir.ops.pointwise import Add, Cast, Mul
 from mmc.ir.ops.shape import Gather, Reshape
@@ -20,21 +22,53 @@ from mmc.ir.ops.ternary import AbsMax, Quantize
 from mmc.ir.tensors import Tensors
 from mmc.ir.types import DType
 
-EMBEDDINGS = ("int8",)
-"""What `--embedding` takes; without it the checkpoint's own numbers stay."""
-
 _ZERO = 128.0
-"""The code of zero: unsigned bytes, because the rows of int8 tensors are padded in memory."""
+"""The 8 bit code of zero: unsigned, because the rows of int8 tensors are padded in memory."""
 
 _FLOATS = (DType.F32, DType.F16, DType.BF16)
 
 
-def in_eight_bits(imported: Imported) -> Imported:
+@dataclass(frozen=True)
+class _Table:
+    """A rounded table; the codes and the steps have a row for each of its rows."""
+
+    codes: Weight
+    steps: Weight
+
+    def rows(self, indices: Value) -> Value:
+        """Some rows, in float32."""
+        raise NotImplementedError
+
+    def product(self, x: Value) -> Value:
+        """x times the transposed table."""
+        raise NotImplementedError
+
+
+class _EightBits(_Table):
+    def rows(self, indices: Value) -> Value:
+        code = Cast(Gather(self.codes, indices), DType.F32)
+        return Mul(Add(code, scalar(-_ZERO)), Gather(self.steps, indices))
+
+    def product(self, x: Value) -> Value:
+        dtype = x.type.dtype
+        dot = Linear(x, Add(Cast(self.codes, dtype), scalar(-_ZERO, dtype)))
+        return Mul(dot, Cast(Reshape(self.steps, self.steps.type.shape[:1]), dtype))
+
+
+class _FourBits(_Table):
+    def rows(self, indices: Value) -> Value:
+        return DequantizeInt4(Gather(self.codes, indices), Gather(self.steps, indices))
+
+    def product(self, x: Value) -> Value:
+        return Linear(x, Cast(DequantizeInt4(self.codes, self.steps), x.type.dtype))
+
+
+def in_fewer_bits(imported: Imported, kind: str) -> Imported:
     """The model with every table of floats that is looked up by an index in codes and steps.
 
-    Raises MmcError where there is none.
+    kind: one of `EMBEDDINGS`.  Raises MmcError where there is none, or where 4 bits do not fit.
     """
-    made: dict[Weight, tuple[Weight, Weight]] = {}
+    made: dict[Weight, _Table] = {}
 
     def step(old: Op, moved: Op) -> Value:
         if isinstance(moved, Linear):
@@ -45,35 +79,52 @@ def in_eight_bits(imported: Imported) -> Imported:
         if not isinstance(table, Weight) or table.type.rank != 2 or table.type.dtype not in _FLOATS:
             return moved
         if table not in made:
-            made[table] = _rounded(table, imported.tensors)
-        codes, steps = made[table]
+            made[table] = EMBEDDINGS[kind](table, imported.tensors)
         with origin(old.origin):
-            code = Cast(Gather(codes, moved.indices), DType.F32)
-            value = Mul(Add(code, scalar(-_ZERO)), Gather(steps, moved.indices))
-            return Cast(value, moved.type.dtype)
+            return Cast(made[table].rows(moved.indices), moved.type.dtype)
 
     graph, _ = imported.graph.map(step)
     if not made:
-        raise MmcError("looks up no table of floats", imported.source, "leave out --embedding int8")
+        hint = f"leave out --embedding {kind}"
+        raise MmcError("looks up no table of floats", imported.source, hint)
     return replace(imported, graph=graph)
 
 
-def _from_codes(head: Linear, made: Mapping[Weight, tuple[Weight, Weight]]) -> Value:
+def _from_codes(head: Linear, made: Mapping[Weight, _Table]) -> Value:
     """A head that shares the table reads the same codes; it has been looked up before."""
     table = head.w.x if isinstance(head.w, Cast) else head.w
     if not isinstance(table, Weight) or table not in made or head.bias is not None:
         return head
-    codes, steps = made[table]
     with origin(head.origin):
-        dot = Linear(head.x, Add(Cast(codes, head.x.type.dtype), scalar(-_ZERO, head.x.type.dtype)))
-        return Mul(dot, Cast(Reshape(steps, steps.type.shape[:1]), head.type.dtype))
+        return made[table].product(head.x)
 
 
-def _rounded(table: Weight, tensors: Tensors) -> tuple[Weight, Weight]:
-    rows = Cast(table, DType.F32)
-    q, steps = Quantize(rows, AbsMax(low=-127, eps=1e-30)).results
+def _in_eight_bits(table: Weight, tensors: Tensors) -> _Table:
+    q, steps = Quantize(Cast(table, DType.F32), AbsMax(low=-127, eps=1e-30)).results
     codes = Cast(Add(Cast(q, DType.F32), scalar(_ZERO)), DType.U8)
+    return _EightBits(*_added(table, tensors, codes, steps))
+
+
+def _in_four_bits(table: Weight, tensors: Tensors) -> _Table:
+    columns = table.type.shape[1]
+    if not isinstance(columns, int) or columns % GROUP:
+        raise MmcError(
+            f"4 bits go in groups of {GROUP}, the table has {columns} columns",
+            f"weight {table.name}", "--embedding int8",
+        )  # fmt: skip
+    codes, steps = QuantizeInt4(Cast(table, DType.F32)).results
+    return _FourBits(*_added(table, tensors, codes, steps))
+
+
+def _added(table: Weight, tensors: Tensors, codes: Value, steps: Value) -> tuple[Weight, Weight]:
     return (
         tensors.add(f"{table.name}.codes", codes.type, codes),
         tensors.add(f"{table.name}.steps", steps.type, steps),
     )
+
+
+EMBEDDINGS: Mapping[str, Callable[[Weight, Tensors], _Table]] = {
+    "int8": _in_eight_bits,
+    "int4": _in_four_bits,
+}
+"""What `--embedding` takes; without it the checkpoint's own numbers stay."""

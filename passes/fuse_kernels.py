@@ -16,6 +16,7 @@ from typing import ClassVar
 from mmc.ir.graph import Graph, Mapped
 from mmc.ir.op import Op, Value, origin, producer
 from mmc.ir.ops.attention import Rotary
+from mmc.ir.ops.int4 import DequantizeInt4
 from mmc.ir.ops.linear import Linear
 from mmc.ir.ops.norm import LayerNorm, MeanSquare, RmsNorm, RmsStatistic
 from mmc.ir.ops.pointwise import Add, Binary, Cast, Mul, Sigmoid, Silu, Unary, Where
@@ -34,7 +35,7 @@ POINTWISE = (Unary, Binary, Where, Dequantize, Expand)
 ALONG_LAST_AXIS = (Sum, Mean, Max, ArgMax, Softmax, Slice)
 ROW_OPS = (
     *POINTWISE, RmsNorm, RmsStatistic, MeanSquare, LayerNorm, Quantizes, Gather, TakePosition, Iota,
-    Rotary,
+    Rotary, DequantizeInt4,
 )  # fmt: skip
 
 
@@ -168,7 +169,7 @@ def _absorb_producers(recurrence: LinearRecurrence, graph: Graph, groups: Groups
 def _absorb_widening(linear: Linear, graph: Graph, groups: Groups) -> None:
     """What widens the numbers of its matrix runs inside a dense product."""
     op = producer(linear.w)
-    while isinstance(op, Cast | Add) and len(graph.users[op]) == 1:
+    while isinstance(op, Cast | Add | DequantizeInt4) and len(graph.users[op]) == 1:
         groups.join(op, linear)
         op = producer(op.operands[0])
 

@@ -1,8 +1,8 @@
 """A dense matrix stays in memory in the numbers that it was stored in, and is widened when read.
 
-Folding turned bf16 numbers, or codes of 8 bits, into float32: two to four times the bytes, for the
-same values.  Generating a token reads each matrix once and computes little with it, so bytes are
-its time.
+Folding turned bf16 numbers, or codes of 8 or 4 bits, into float32: two to seven times the bytes,
+for the same values.  Generating a token reads each matrix once and computes little with it, so
+bytes are its time.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ from typing import ClassVar
 
 from mmc.ir.graph import Graph, Mapped
 from mmc.ir.op import Op, Value, producer
+from mmc.ir.ops.int4 import DequantizeInt4
 from mmc.ir.ops.linear import Linear
 from mmc.ir.ops.pointwise import Add, Cast
 from mmc.ir.ops.source import Constant, Weight
@@ -45,6 +46,8 @@ def _stored(w: Value, tensors: Tensors) -> tuple[Weight, Value] | None:
     value = recipe
     while isinstance(value, Cast) or (isinstance(value, Add) and isinstance(value.y, Constant)):
         value = value.x
+    if isinstance(value, DequantizeInt4) and isinstance(value.steps, Weight):
+        value = value.codes
     narrower = value.type.dtype.numpy.itemsize < w.type.dtype.numpy.itemsize
     return (value, recipe) if isinstance(value, Weight) and narrower else None
 

@@ -19,7 +19,7 @@ import mmc.ir.ops.catalog  # noqa: F401  # pyright: ignore[reportUnusedImport]
 from mmc.ir.evaluate import Arrays
 from mmc.ir.graph import Graph, graph_of
 from mmc.ir.op import Op, Origin, Value, origin
-from mmc.ir.ops import linear, norm, pointwise, recurrence, reduce, shape, source, ternary
+from mmc.ir.ops import int4, linear, norm, pointwise, recurrence, reduce, shape, source, ternary
 from mmc.ir.packing import pack
 from mmc.ir.tensors import Tensors
 from mmc.ir.types import Dim, DType, Shape, TensorType, numel, static_shape, symbol
@@ -377,6 +377,17 @@ def _(b: Builder, _: type[Op]) -> Op:
     return ternary.ExpandTernary(
         b.weight(tensor(DType.TERNARY, 4, 32)), b.weight(TensorType(DType.F32, scale))
     )
+
+
+@maker(int4.QuantizeInt4)
+def _(b: Builder, _: type[Op]) -> Op:
+    return int4.QuantizeInt4(b.weight(tensor(DType.F32, 4, 32)))
+
+
+@maker(int4.DequantizeInt4)
+def _(b: Builder, _: type[Op]) -> Op:
+    codes, steps = b.weight(tensor(DType.U8, 4, 16)), b.weight(tensor(DType.F16, 4, 1))
+    return int4.DequantizeInt4(codes, steps)
 
 
 @maker(ternary.PackTernary)

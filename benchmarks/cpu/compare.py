@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 from benchmarks.cpu.measure import Program, Rates, in_turn, table
+from benchmarks.cpu.models import EMBEDDINGS
 from benchmarks.cpu.programs import litespark, llama, mmc
 from benchmarks.cpu.settings import Settings
 
@@ -16,7 +17,11 @@ COLUMNS = (
 
 def native(settings: Settings, shape: str) -> list[str]:
     """Every program at its best on this processor."""
-    own = [mmc(settings, shape, weights) for weights in settings.layouts]
+    own = [
+        mmc(settings, shape, weights, embedding=embedding)
+        for embedding in EMBEDDINGS.get(shape, (None,))
+        for weights in settings.layouts
+    ]
     peers: list[Program] = []
     left_out: list[str] = []
     if settings.llama_bench:
@@ -40,7 +45,8 @@ def llama_types(shape: str) -> tuple[str, ...]:
 
 def without_avx512(settings: Settings, shape: str) -> list[str]:
     """Both sides in code for AVX2."""
-    own = [mmc(settings, shape, weights, settings.isa) for weights in settings.layouts]
+    usual = EMBEDDINGS.get(shape, (None,))[0]
+    own = [mmc(settings, shape, weights, settings.isa, usual) for weights in settings.layouts]
     if not settings.llama_bench_avx2:
         return compared(settings, own, [], ["llama.cpp (no --llama-bench-avx2)"])
     types = settings.llama_types or ("tq2_0", "tq1_0")

@@ -9,8 +9,11 @@ from pathlib import Path
 SCRIPTS = Path(__file__).parents[1]
 MMC = str(Path(sys.executable).with_name("mmc"))
 
-OPTIONS = {"2b-4t": ["--embedding", "int8", "--context", "1024"]}
-"""How a shape is compiled; the head of this one is its embedding."""
+OPTIONS = {"2b-4t": ["--context", "1024"]}
+"""How a shape is compiled."""
+
+EMBEDDINGS: dict[str, tuple[str, ...]] = {"2b-4t": ("int8", "int4")}
+"""Shapes whose head is their embedding, and in what they are compiled; the first is the usual."""
 
 
 def checkpoint(build: Path, shape: str) -> Path:
@@ -21,10 +24,16 @@ def checkpoint(build: Path, shape: str) -> Path:
     return folder
 
 
-def artefact(build: Path, shape: str, weights: str, check: bool = False) -> Path:
+def artefact(
+    build: Path, shape: str, weights: str, check: bool = False, embedding: str | None = None
+) -> Path:
     """The shape compiled for the CPU in a layout of weights; with a certificate where checked."""
-    folder = build / f"random-{shape}-cpu-{weights}{'-checked' if check else ''}"
+    usual = EMBEDDINGS.get(shape, (None,))[0]
+    embedding = embedding or usual
+    other = "" if embedding == usual else f"-{embedding}"
+    folder = build / f"random-{shape}{other}-cpu-{weights}{'-checked' if check else ''}"
     options = ["--weights", weights, *(["--check"] if check else []), *OPTIONS.get(shape, [])]
+    options += ["--embedding", embedding] if embedding else []
     return compiled(build, shape, folder, "cpu", options)
 
 

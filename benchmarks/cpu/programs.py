@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.cpu.measure import Program, Rate, Rates, run
-from benchmarks.cpu.models import MMC, OPTIONS, artefact, gguf
+from benchmarks.cpu.models import MMC, artefact, gguf
 from benchmarks.cpu.settings import Settings, bits
 from mmc.ir.packing import Layout
 
@@ -20,9 +20,15 @@ TRIES = 3
 """Where the start of one run took longer than all of another, the difference is no time."""
 
 
-def mmc(settings: Settings, shape: str, weights: Layout, isa: str | None = None) -> Program:
+def mmc(
+    settings: Settings,
+    shape: str,
+    weights: Layout,
+    isa: str | None = None,
+    embedding: str | None = None,
+) -> Program:
     """`mmc bench`, which measures behind a run that warms up."""
-    path = artefact(settings.build, shape, weights)
+    path = artefact(settings.build, shape, weights, embedding=embedding)
     forced = {"MMC_CPU_ISA": isa} if isa else {}
 
     def measure(threads: int) -> Rates:
@@ -31,8 +37,9 @@ def mmc(settings: Settings, shape: str, weights: Layout, isa: str | None = None)
         found = json.loads(run([*settings.pin(threads), *command, *rest], forced).text)
         return {row["test"]: Rate(row["rate"], row["wall_rate"]) for row in found["rows"]}
 
-    outer = "int8; int8" if shape in OPTIONS else "bf16, looked up; ternary"
-    return Program(f"mmc {bits(weights)}", bits(weights), outer, measure)
+    outer = f"{embedding}; {embedding}" if embedding else "bf16, looked up; ternary"
+    name = f"mmc {bits(weights)}" + (f", {embedding}" if embedding else "")
+    return Program(name, bits(weights), outer, measure)
 
 
 def llama(settings: Settings, binary: Path, shape: str, kind: str) -> Program:

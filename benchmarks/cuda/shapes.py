@@ -16,7 +16,7 @@ import torch
 from benchmarks.make_random_model import SHAPES as RELEASED
 from benchmarks.make_random_model import configuration, intermediate_size
 from mmc.driver import FIND, REWRITE, entries
-from mmc.embedding import in_eight_bits
+from mmc.embedding import in_fewer_bits
 from mmc.errors import MmcError
 from mmc.frontends.base import Stored
 from mmc.frontends.models.causal_lm import import_causal_lm
@@ -110,7 +110,7 @@ def graphs(shape: Shape, target: Target) -> dict[str, Graph]:
     held = {name: _released(name, tensor.shape) for name, tensor in module.state_dict().items()}
     imported = import_causal_lm(module, held)
     if shape.embedding:
-        imported = in_eight_bits(imported)
+        imported = in_fewer_bits(imported, shape.embedding)
     manager = PassManager(imported.tensors)
     find = [AssumeTernary() if n == "find-ternary-linear" else load_pass(n) for n in FIND]
     rewrite = [load_pass(name) for name in (*REWRITE, "fold-constants")]

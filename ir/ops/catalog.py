@@ -7,6 +7,7 @@ from mmc.ir.ops import (
     attention,
     fixed,
     fixed_gates,
+    int4,
     linear,
     norm,
     pointwise,
@@ -18,7 +19,7 @@ from mmc.ir.ops import (
 )
 
 FAMILIES = (
-    source, pointwise, reduce, shape, linear, norm, ternary, recurrence, attention, fixed,
+    source, pointwise, reduce, shape, linear, norm, ternary, int4, recurrence, attention, fixed,
     fixed_gates,
 )  # fmt: skip
 

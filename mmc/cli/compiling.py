@@ -39,7 +39,8 @@ def compile_command(
         typer.Option(help="Code for one processor by its LLVM name, or native; not portable."),
     ] = None,
     embedding: Annotated[
-        str | None, typer.Option(help="int8 rounds the embedding to 8 bits: less memory.")
+        str | None,
+        typer.Option(help="int8 or int4 rounds the embedding to 8 or 4 bits: less memory."),
     ] = None,
     tuning: Annotated[
         Path | None, typer.Option(help="What `mmc tune` wrote for a model of these shapes.")

@@ -6,6 +6,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
+from mmc.targets.cpu import dense_vnni
 from mmc.targets.cpu.processor import Processor
 from mmc.targets.cpu.ternary_matmul import ternary_matmul
 from mmc.targets.tvm.plan import Plan
@@ -17,7 +18,11 @@ def build_object(
 ) -> tuple[bytes, int]:
     """The object file with an entry for each plan, and how many distinct kernels it holds."""
     isa = processor.isa
-    program = Program(weights, lambda n, k, layout: ternary_matmul(n, k, layout, isa))
+    program = Program(
+        weights,
+        lambda n, k, layout: ternary_matmul(n, k, layout, isa),
+        lambda body, name: dense_vnni.emit(body, name, isa),
+    )
     for plan in plans:
         program.add(plan)
     kernels = {call.kernel.name for entry in program.entries for call in entry.calls}

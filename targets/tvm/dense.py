@@ -15,10 +15,9 @@ prompt.  Bound: reading w where there is one row, arithmetic (a multiply-add a c
 
 from __future__ import annotations
 
-import functools
 import itertools
 import operator
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, TypeAlias
 
@@ -26,6 +25,7 @@ from tvm.script.ir_builder import tirx as T
 
 from mmc.ir.graph import Graph
 from mmc.ir.op import Op, Value, producer
+from mmc.ir.ops.int4 import DequantizeInt4
 from mmc.ir.ops.linear import Linear
 from mmc.ir.ops.pointwise import Binary, Cast
 from mmc.ir.ops.source import Constant, Input
@@ -43,8 +43,8 @@ PARTS = 2
 TILE = 3, 4
 """Rows of x and of w whose sums are in registers together: 24 of 32, the rest holds operands."""
 
-ALONE = 1, 1
-"""The same where one row of x is left: memory is read fastest from one place to the next."""
+ALONE = 1
+"""Rows of w where one row of x is left: memory is read fastest from one place to the next."""
 
 BLOCK = 16
 """Rows of w that a thread takes at a time."""
@@ -56,6 +56,10 @@ PARALLEL_WORK = 1 << 16
 """Multiplications below which starting the threads costs more than it saves."""
 
 
+WIDENING = Input, Constant, Cast, Binary, DequantizeInt4
+"""What the matrix of a dense product may be made by."""
+
+
 def lone_linear(body: Graph) -> Linear | None:
     """The dense product that is all that the body does besides widening its matrix, or None."""
     (value, *others) = body.values
@@ -64,7 +68,7 @@ def lone_linear(body: Graph) -> Linear | None:
         return None
     fixed = all(isinstance(size, int) for size in op.w.type.shape)
     given = isinstance(op.x, Input) and isinstance(op.bias, Input | None)
-    plain = all(p is op or isinstance(p, Input | Constant | Cast | Binary) for p in body)
+    plain = all(p is op or isinstance(p, WIDENING) for p in body)
     return op if fixed and given and plain and body.users[producer(op.x)] == (op,) else None
 
 
@@ -84,31 +88,69 @@ def flatten(body: Graph) -> tuple[Graph, Dim] | None:
 
 
 def emit(body: Graph, name: str) -> Kernel:
-    """The kernel of a flattened body: a pointer per input, one for the result, rows of x."""
+    """The kernel of a flattened body."""
+    return make(body, name, _write)
+
+
+def make(body: Graph, name: str, write: Callable[[Product], None]) -> Kernel:
+    """A kernel with a pointer per input of the body, one for the result, and the rows of x."""
     op = lone_linear(body)
     assert op is not None
     parameters = {f"in_{i}": f"{STORED[x.type.dtype]}*" for i, x in enumerate(body.inputs)}
     parameters |= {"out": f"{STORED[op.type.dtype]}*", ROWS: "int64"}
-    return make_kernel(name, parameters, functools.partial(_write, op, body))
+
+    def statements(*arguments: Any) -> None:
+        *inputs, out, rows = arguments
+        symbols = {ROWS: rows}
+        places: dict[Value, Any] = {
+            x: Place(buffer, x.type, symbols) for x, buffer in zip(body.inputs, inputs, strict=True)
+        }
+        elements = Elements(symbols, places)
+        write(Product(op, elements, places, Place(out, op.type, symbols), rows))
+
+    return make_kernel(name, parameters, statements)
 
 
-def _write(op: Linear, body: Graph, *arguments: Any) -> None:
-    *inputs, out, rows = arguments
-    symbols = {ROWS: rows}
-    places: dict[Value, Any] = {
-        x: Place(buffer, x.type, symbols) for x, buffer in zip(body.inputs, inputs, strict=True)
-    }
-    work = _Work(op, Elements(symbols, places), places, Place(out, op.type, symbols), rows)
-    blocks = -(-work.n // BLOCK)
-    with T.If(rows * (work.n * work.k) <= PARALLEL_WORK):
+def _write(product: Product) -> None:
+    blocks = -(-product.n // BLOCK)
+    with T.If(product.rows * (product.n * product.k) <= PARALLEL_WORK):
         with T.Then(), serial(blocks) as block:
-            work.block(block)
+            product.block(block)
         with T.Else(), T.parallel(T.int64(0), T.int64(blocks)) as block:
-            work.block(block)
+            product.block(block)
+
+
+def in_tiles(
+    tile: tuple[int, int],
+    alone: int,
+    rows: Any,
+    columns: Any,
+    write: Callable[[Any, int, Any, int], None],
+) -> None:
+    """Call `write(row, height, column, width)` for tiles; 1 x `alone` for the rows that are left.
+
+    Single columns are for what is left of a row of tiles.
+    """
+
+    def across(row: Any, height: int, width: int) -> None:
+        full = T.Bind(T.truncdiv(columns, width))
+        with serial(full) as i:
+            write(row, height, T.Bind(i * width), width)
+        with serial(columns - full * width) as i:
+            write(row, height, T.Bind(full * width + i), 1)
+
+    height, width = tile
+    full = T.Bind(T.truncdiv(rows, height))
+    with serial(full) as i:
+        across(T.Bind(i * height), height, width)
+    with serial(rows - full * height) as i:
+        across(T.Bind(full * height + i), 1, alone)
 
 
 @dataclass
-class _Work:
+class Product:
+    """A dense product: where its numbers lie, and its tiles in float32."""
+
     op: Linear
     elements: Elements
     places: Mapping[Any, Place]
@@ -122,22 +164,12 @@ class _Work:
         """Some rows of w times all rows of x."""
         first = T.Bind(block * BLOCK)
         columns = T.Bind(T.min(T.int64(BLOCK), self.n - first))
-        tiles = T.Bind(T.truncdiv(self.rows, TILE[0]))
-        with serial(tiles) as tile:
-            self._across(TILE, T.Bind(tile * TILE[0]), first, columns)
-        with serial(self.rows - tiles * TILE[0]) as row:
-            self._across(ALONE, T.Bind(tiles * TILE[0] + row), first, columns)
+        in_tiles(
+            TILE, ALONE, self.rows, columns,
+            lambda row, height, column, width: self.tile(row, height, first + column, width),
+        )  # fmt: skip
 
-    def _across(self, tile: tuple[int, int], row: Any, first: Any, columns: Any) -> None:
-        """The tiles of a block for some rows of x, and single columns for what is left."""
-        height, width = tile
-        tiles = T.Bind(T.truncdiv(columns, width))
-        with serial(tiles) as i:
-            self._tile(row, height, T.Bind(first + i * width), width)
-        with serial(columns - tiles * width) as i:
-            self._tile(row, height, T.Bind(first + tiles * width + i), 1)
-
-    def _tile(self, row: Any, height: int, column: Any, width: int) -> None:
+    def tile(self, row: Any, height: int, column: Any, width: int) -> None:
         """The results of a tile: sums of 16 lanes, then of halves, then what is left of k."""
         wide = self.k // (PARTS * LANES) * PARTS
         sums = [self._zeros(height, width, LANES) for _ in range(PARTS)]
@@ -151,9 +183,13 @@ class _Work:
             self._add(rest, row, column, self.k // LANES * LANES + step, 1)
         for i, j in itertools.product(range(height), range(width)):
             total = lane_total(sum(s[i, j][0] for s in sums), operator.add) + rest[i, j][0]
-            if self.op.bias is not None:
-                total = total + self._load(self.op.bias, (column + j,), 1)
-            self.out.store((row + i, column + j), total)
+            self.store(row + i, column + j, total)
+
+    def store(self, row: Any, column: Any, total: Any) -> None:
+        """Write a result, with its bias."""
+        if self.op.bias is not None:
+            total = total + self._load(self.op.bias, (column,), 1)
+        self.out.store((row, column), total)
 
     def _zeros(self, height: int, width: int, lanes: int) -> Sums:
         zero = number(0, "float32", lanes)

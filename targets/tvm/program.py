@@ -40,17 +40,12 @@ from mmc.targets.tvm.rowwise import ROWS, flatten_rows
 EmitMatmul = Callable[[int, int, Layout], Kernel]
 """Makes the kernel of a ternary matmul: rows n, columns k, layout."""
 
+EmitLinear = Callable[[Graph, str], Kernel]
+"""Makes the kernel of a body that is a dense product, by a name."""
+
 
 SPECIAL = (attention, steps)
 """Modules with kernels for bodies of a form of their own."""
-
-
-def _emitter(body: Graph) -> Callable[[Graph, str], Kernel]:
-    """What writes the kernel of a body."""
-    special = next((kind for kind in SPECIAL if kind.has_kernel(body)), None)
-    if special is not None:
-        return special.emit
-    return rows.emit if dense.lone_linear(body) is None else dense.emit
 
 
 @dataclass
@@ -60,6 +55,7 @@ class Program:
     weights: Mapping[str, int]
     """The byte offset of each weight in the weights file."""
     emit_matmul: EmitMatmul
+    emit_linear: EmitLinear
     kernels: dict[Graph, Kernel] = field(default_factory=dict[Graph, Kernel])
     entries: list[Entry] = field(default_factory=list[Entry])
 
@@ -70,8 +66,15 @@ class Program:
     def kernel(self, body: Graph) -> Kernel:
         """The kernel of a body; equal bodies share one."""
         if body not in self.kernels:
-            self.kernels[body] = _emitter(body)(body, f"{body.name}_{len(self.kernels)}")
+            self.kernels[body] = self._emitter(body)(body, f"{body.name}_{len(self.kernels)}")
         return self.kernels[body]
+
+    def _emitter(self, body: Graph) -> EmitLinear:
+        """What writes the kernel of a body."""
+        special = next((kind for kind in SPECIAL if kind.has_kernel(body)), None)
+        if special is not None:
+            return special.emit
+        return rows.emit if dense.lone_linear(body) is None else self.emit_linear
 
     def build(self, target: tvm.target.Target) -> bytes:
         """The object file."""

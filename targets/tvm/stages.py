@@ -18,6 +18,7 @@ from dataclasses import dataclass, field
 from mmc.ir.op import Op, Value, producer
 from mmc.ir.ops import pointwise as ir
 from mmc.ir.ops.attention import Rotary
+from mmc.ir.ops.int4 import DequantizeInt4
 from mmc.ir.ops.linear import Linear, Matmul
 from mmc.ir.ops.norm import MeanSquare, RmsStatistic
 from mmc.ir.ops.recurrence import CausalConv
@@ -91,7 +92,7 @@ def breaks_lanes(op: Op) -> bool:
     """Whether 16 neighbours of the result come from elements that are not neighbours."""
     last = op.types[0].rank - 1
     match op:
-        case ArgMax() | Linear():
+        case ArgMax() | Linear() | DequantizeInt4():
             return True
         case Slice():
             return op.axis in (-1, last) and op.step != 1

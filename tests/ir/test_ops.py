@@ -25,6 +25,7 @@ from mmc.ir.graph import graph_of
 from mmc.ir.op import Op, Value, VerifyError
 from mmc.ir.ops import (
     attention,
+    int4,
     linear,
     norm,
     pointwise,
@@ -555,6 +556,39 @@ for scale in (np.full((), 0.3, np.float32), normal(6), normal(6, 4)):
         ).reshape(6, 12),
     )
 
+
+def _int4_codes(x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """One group after the other, one byte after the other."""
+    codes, steps = torch.zeros(x.shape[0], x.shape[1] // 2, dtype=torch.uint8), []
+    for n, g in itertools.product(range(x.shape[0]), range(x.shape[1] // 32)):
+        group = x[n, 32 * g : 32 * g + 32]
+        steps.append(max(group.tolist(), key=abs) / -8)
+        step = torch.tensor(steps[-1]).half().float()
+        inverse = 1 / step if step else torch.zeros(())
+        of_group = (group * inverse + 8.5).floor().clamp(0, 15).to(torch.uint8)
+        for j in range(16):
+            codes[n, 16 * g + j] = of_group[j] + 16 * of_group[16 + j]
+    return codes, torch.tensor(steps).half().reshape(x.shape[0], -1)
+
+
+case(
+    int4.QuantizeInt4,
+    int4.QuantizeInt4,
+    (np.concatenate([normal(5, 96), np.zeros((1, 96), np.float32)]),),
+    _int4_codes,
+    exact=True,
+)
+case(
+    int4.DequantizeInt4,
+    int4.DequantizeInt4,
+    (integers(0, 256, 2, 3, 32, dtype=np.uint8), normal(2, 3, 2).astype(np.float16)),
+    lambda codes, steps: (
+        (torch.stack([codes & 15, codes >> 4]).float() - 8)
+        .reshape(2, 2, 3, 2, 16).permute(1, 2, 3, 0, 4) * steps.float()[..., None, None]
+    ).reshape(2, 3, 64),
+    exact=True,
+)  # fmt: skip
+
 # Memory.
 
 
@@ -830,6 +864,8 @@ def test_a_byte_that_is_no_code_is_an_error() -> None:
 X, Y, N = given("x", B, T, 8), given("y", B, T, 9), given("n", B, T, 8, dtype=I32)
 MASK, VECTOR, ROW = given("m", B, T, 8, dtype=BOOL), given("v", 8), given("r", B, T, 1)
 Q, TRIT = given("q", B, T, 8, dtype=I8), given("t", 6, 8, dtype=TRITS)
+NIBBLES = given("c", 6, 32, dtype=DType.U8)
+NIBBLE_STEPS = given("s", 6, 2, dtype=DType.F16)
 IDX = given("i", B, dtype=I64)
 HEADS, ANGLE = given("q", B, T, 6, 8), given("c", B, T, 4)
 CACHE, NEW = given("k", B, 2, 16, 8), given("y", B, T, 2, 8)
@@ -935,6 +971,16 @@ REFUSED: dict[str, list[tuple[Callable[[], Op], str]]] = {
         (lambda: ternary.ExpandTernary(TRIT, given("s", 6, 3)), "scale is"),
         (lambda: ternary.ExpandTernary(TRIT, given("s", 6, 0)), "scale is"),
         (lambda: ternary.ExpandTernary(TRIT, given("s", 6, 1, 1)), "scale is"),
+    ],
+    "quantize_int4": [
+        (lambda: int4.QuantizeInt4(X), "not f32"),
+        (lambda: int4.QuantizeInt4(given("w", 6, 48)), "48 columns are no whole groups of 32"),
+    ],
+    "dequantize_int4": [
+        (lambda: int4.DequantizeInt4(X, NIBBLE_STEPS), "codes are f32, not u8"),
+        (lambda: int4.DequantizeInt4(NIBBLES, X), "steps are f32, not f16"),
+        (lambda: int4.DequantizeInt4(NIBBLES, given("s", 6, 3, dtype=DType.F16)), "codes are u8"),
+        (lambda: int4.DequantizeInt4(NIBBLES, given("s", 5, 2, dtype=DType.F16)), "codes are u8"),
     ],
     "pack_ternary": [
         (lambda: ternary.PackTernary(X, "2bit"), "t is f32"),
