@@ -96,6 +96,34 @@ def test_a_kernel_is_compiled_once_however_often_it_is_called() -> None:
     assert few < many < few + 100 * 256  # a call takes under 256 bytes, its error check included
 
 
+def copy_kernel(source: str, to: str) -> Kernel:
+    def body(x: Any, y: Any) -> None:
+        T.buffer_store(y, x[0], [0])
+
+    return make_kernel(f"{source}_to_{to}", {source: "int32*", to: "int32*"}, body)
+
+
+def test_a_kernel_reads_what_the_one_before_it_wrote() -> None:
+    """LLVM inlines the three, and without a barrier takes the first read of `a` for the second.
+
+    `b`, written in between, has another name, and where it lies is known at run time alone.
+    """
+    a_to_c, c_to_b = copy_kernel("a", "c"), copy_kernel("c", "b")
+    memory = Tensor("memory", 320)
+    first, second, third = (memory.at(64 * n) for n in range(3))
+    calls = (
+        KernelCall(a_to_c, (memory.at(64 * B), first)),
+        KernelCall(c_to_b, (third, memory.at(64 * TOKENS))),
+        KernelCall(a_to_c, (memory.at(64 * B), second)),
+    )
+    program = Program(build([Entry("e", (memory,), (B, TOKENS), calls)], target()))
+    array = aligned_zeros(320)
+    values = array.view(np.int32)
+    values[2 * 16], values[4 * 16] = 7, 5
+    program["e"](as_tensor(array), 4, 4)
+    assert (values[0], values[4 * 16], values[16]) == (5, 7, 7)
+
+
 def test_a_mapped_file_is_read_in_place(code: bytes, weights: np.ndarray, tmp_path: Path) -> None:
     path = tmp_path / "weights"
     path.write_bytes(weights.tobytes())
