@@ -24,6 +24,7 @@ from torch.export import ExportedProgram
 from torch.export.graph_signature import InputKind
 
 from mmc.errors import MmcError
+from mmc.frontends.associative import step_by_step
 from mmc.frontends.base import Imported, Stored
 from mmc.frontends.fx_graph import operations, unknown_operations
 from mmc.frontends.fx_import import Traced, named_outputs, translate
@@ -97,7 +98,8 @@ def _export(
     module: torch.nn.Module, inputs: tuple[Any, ...], dynamic_shapes: Any
 ) -> ExportedProgram:
     try:
-        return torch.export.export(module, inputs, dynamic_shapes=dynamic_shapes, strict=False)
+        with step_by_step():
+            return torch.export.export(module, inputs, dynamic_shapes=dynamic_shapes, strict=False)
     except Exception as error:  # whatever the user's own forward raises comes out here
         first = str(error).strip().partition("\n")[0] or type(error).__name__
         path, inner = untraceable(module, error) or ("", module)

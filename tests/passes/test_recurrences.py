@@ -7,12 +7,15 @@ They are lifted over time by `mmc.over_time`, or written out as a loop.
 from __future__ import annotations
 
 import re
+import sys
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
+from torch._higher_order_ops.associative_scan import associative_scan, generic_associative_scan
 from torch.export import Dim
 
 from mmc.driver import analyse
@@ -75,14 +78,14 @@ class Unrolled(nn.Module):
         return torch.stack(ys, 1), *states
 
 
-def found_in(module: nn.Module, kind: type[Cell], shapes: Any = None) -> Any:
+def found_in(module: nn.Module, states: Sequence[Any], shapes: Any = None) -> Any:
     """The compilation up to the verdicts; its graph must compute what torch does."""
     time = 5 if shapes else 7
-    example = (torch.randn(3, time, D), *(torch.randn(3, *shape) for shape in kind.states))
+    example = (torch.randn(3, time, D), *(torch.randn(3, *shape) for shape in states))
     imported = import_module(module.eval(), example, shapes)
     done = analyse(imported)
     batch = 2 if shapes else 3
-    given = (torch.randn(batch, 7, D), *(torch.rand(batch, *shape) for shape in kind.states))
+    given = (torch.randn(batch, 7, D), *(torch.rand(batch, *shape) for shape in states))
     names = [op.name for op in imported.graph.inputs]
     arrays = dict(zip(names, map(array_of, given), strict=True))
     made = evaluate(done.core, arrays, imported.tensors)
@@ -94,12 +97,12 @@ def found_in(module: nn.Module, kind: type[Cell], shapes: Any = None) -> Any:
 
 def lifted(kind: type[Cell]) -> Any:
     torch.manual_seed(1)
-    return found_in(over_time(kind()), kind, ({0: B, 1: T}, ({0: B},) * len(kind.states)))
+    return found_in(over_time(kind()), kind.states, ({0: B, 1: T}, ({0: B},) * len(kind.states)))
 
 
 def unrolled(kind: type[Cell]) -> Any:
     torch.manual_seed(1)
-    return found_in(Unrolled(kind()), kind)
+    return found_in(Unrolled(kind()), kind.states)
 
 
 @pytest.mark.parametrize("kind", LINEAR)
@@ -108,6 +111,34 @@ def test_cells_that_are_linear(kind: type[Cell]) -> None:
     assert [r.linear for r in done.recurrences] == [True] * len(kind.states)
     assert not any(isinstance(op, Scan) for op in done.core)
     assert all(layer.ternary for layer in done.layers) is (kind in (TernaryCell, Average))
+
+
+class Associative(nn.Module):
+    """h' = a*h + b by torch's `associative_scan` over pairs (a, b)."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.project = nn.Linear(D, 2 * D)
+
+    def forward(self, x: Tensor) -> tuple[Tensor]:
+        def after(left: Any, right: Any) -> tuple[Tensor, Tensor]:
+            return right[0] * left[0], right[0] * left[1] + right[1]
+
+        a, b = self.project(x).chunk(2, -1)
+        pairs = (a.sigmoid(), b)
+        return (associative_scan(after, pairs, 1, combine_mode="generic")[1],)
+
+
+@pytest.mark.parametrize("shapes", [None, ({0: B, 1: Dim("T", min=3)},)])
+def test_an_associative_scan_is_linear(shapes: Any) -> None:
+    torch.manual_seed(1)
+    torch.compiler.reset()  # or what torch compiled for one length is a guard against others
+    done = found_in(Associative(), (), shapes)
+    assert {r.linear for r in done.recurrences} == {True}
+    assert not any(isinstance(op, Scan) for op in done.core)
+    assert sys.modules[generic_associative_scan.__module__].generic_associative_scan is (
+        generic_associative_scan
+    )
 
 
 def test_a_stabilised_cell_is_linear_and_stays_a_scan() -> None:
