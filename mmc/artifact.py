@@ -143,6 +143,7 @@ def _manifest(
         "layers": [asdict(layer) for layer in contents.layers],
         "recurrences": [asdict(found) for found in contents.recurrences],
         "fallbacks": contents.fallbacks,
+        "substituted": [asdict(module) for module in imported.substituted],
         "built": built,
     }
 

@@ -84,7 +84,10 @@ def _left(done: Compilation) -> Iterator[dict[str, str]]:
 def render_import_report(report: Mapping[str, Any]) -> str:
     """The report as text: a line for each layer, its evidence below."""
     lines = [f"{report['source']} ({report['kind']})"]
-    lines += [f"replaced {r['path'] or 'the model'}: {r['was']}" for r in report["substituted"]]
+    lines += [
+        f"replaced {r['path'] or 'the model'}: {r['was']}, by an equivalent with {r['declares']}"
+        for r in report["substituted"]
+    ]
     for layer in report["layers"]:
         lines.append(
             f"{layer['name']:<40} {layer['rows']:>6} x {layer['columns']:<6} {_what(layer)}"

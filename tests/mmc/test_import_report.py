@@ -104,7 +104,9 @@ def _faq(original: nn.Module) -> nn.Module:
     return CASES["FAQ training"].make()
 
 
-def test_replaced_module_is_evidence_by_its_class(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_replaced_module_is_evidence_by_its_class(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     from mmc.frontends import substitute
 
     monkeypatch.setattr(substitute, "_REGISTRY", {})
@@ -112,8 +114,15 @@ def test_replaced_module_is_evidence_by_its_class(monkeypatch: pytest.MonkeyPatc
     model = nn.Sequential(nn.Linear(8, 64), named("far.Kernel", Kernel)(64, 48)).eval()
     with torch.no_grad():
         report = report_of(analyse(import_module(model, (torch.randn(2, 8),))))
-    assert report["substituted"] == [{"path": "1", "was": "far.Kernel", "declares": "eps 1e-6"}]
-    assert "by class    substitution: far.Kernel: eps 1e-6" in render_import_report(report)
+        artifact = mmc.compile(
+            model, (torch.randn(2, 8),), out=tmp_path / "out", target="reference"
+        )
+    told = [{"path": "1", "was": "far.Kernel", "declares": "eps 1e-6"}]
+    assert report["substituted"] == artifact.manifest["substituted"] == told
+    text = render_import_report(report)
+    assert "by class    substitution: far.Kernel: eps 1e-6" in text
+    assert "replaced 1: far.Kernel, by an equivalent with eps 1e-6" in text
+    assert "far.Kernel" in (artifact.path / "report.html").read_text()
 
 
 def test_exported_program_on_the_command_line(tmp_path: Path) -> None:
