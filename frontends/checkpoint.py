@@ -5,15 +5,14 @@ The model is traced on the meta device; weights stay in their files until someth
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, cast
 
 from mmc.errors import MmcError
 from mmc.frontends.base import Imported, Stored
-from mmc.frontends.models.config_fields import ConfigFields
+from mmc.frontends.models.config_fields import ConfigFields, read_json
 from mmc.frontends.safetensors_file import read_file
 from mmc.frontends.tokenizer_files import tokenizer_of
 
@@ -122,19 +121,6 @@ def open_checkpoint(path: Path, context: int | None = None, i2s: str | None = No
         raise MmcError("there is no such folder", str(path))
     config = read_json(path / "config.json")
     return Checkpoint(path, config, read_store(path), context, tokenizer=tokenizer_of(path))
-
-
-def read_json(path: Path) -> dict[str, Any]:
-    """A JSON object; raises MmcError where the file is missing or something else."""
-    try:
-        content = json.loads(path.read_text("utf-8"))
-    except FileNotFoundError:
-        raise MmcError("the file is missing", str(path)) from None
-    except (OSError, UnicodeDecodeError, json.JSONDecodeError, RecursionError) as error:
-        raise MmcError(f"cannot be read as JSON: {error}", str(path)) from error
-    if not isinstance(content, dict):
-        raise MmcError("is not a JSON object", str(path))
-    return cast(dict[str, Any], content)
 
 
 def read_store(path: Path) -> dict[str, Stored]:

@@ -1,16 +1,17 @@
 """The tokenizer in a GGUF file as a tokenizer.json.
 
-Keys: tokenizer.ggml.* (gguf-py, constants.py).  How byte-level BPE cuts a text before it merges is
-said by a name alone; what the names mean is llama.cpp's (src/llama-vocab.cpp).
+Keys: tokenizer.ggml.* (gguf-py, constants.py).
 """
 
 from __future__ import annotations
 
+import logging
 from typing import Any, cast
 
 from mmc.errors import MmcError
 from mmc.frontends.gguf_file import GgufFile
 from mmc.frontends.models.config_fields import ConfigFields
+from mmc.frontends.pre_tokenizers import PRE_TOKENIZERS
 from mmc.frontends.vocabulary import (
     NORMAL,
     SentencePieces,
@@ -19,18 +20,7 @@ from mmc.frontends.vocabulary import (
     sentencepiece,
 )
 
-_GPT2 = ("gpt-2", "mpt", "olmo")
-_DIGITS = ("smollm", "starcoder", "refact", "command-r", "codeshell")
-"""As GPT-2, after every digit was cut off."""
-_LLAMA3 = ("llama-bpe", "llama3", "llama-v3", "falcon3", "falcon-h1")
-_LLAMA3_CUT = (
-    r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}"
-    r"| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
-)
-_QWEN2 = ("qwen2", "deepseek-r1-qwen")
-_QWEN2_CUT = _LLAMA3_CUT.replace("{1,3}", "")
-"""Every digit is cut off."""
-_CUTS = dict.fromkeys(_LLAMA3, _LLAMA3_CUT) | dict.fromkeys(_QWEN2, _QWEN2_CUT)
+_log = logging.getLogger(__name__)
 
 
 def tokenizer_json(file: GgufFile) -> bytes:
@@ -45,17 +35,18 @@ def tokenizer_json(file: GgufFile) -> bytes:
 
 
 def _byte_level(fields: ConfigFields) -> Any:
-    from tokenizers import Regex, pre_tokenizers
+    from tokenizers import Regex, normalizers, pre_tokenizers
 
-    cut = fields.choice("tokenizer.ggml.pre", (*_GPT2, *_DIGITS, *_CUTS))
-    plain, llama3 = cut not in _CUTS, cut in _LLAMA3
-    cuts: list[Any] = [pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=plain)]
-    if cut in _DIGITS:
-        cuts.insert(0, pre_tokenizers.Digits(individual_digits=True))
-    if not plain:
-        cuts.insert(0, pre_tokenizers.Split(Regex(_CUTS[cut]), "isolated"))
+    if fields.absent("tokenizer.ggml.pre"):
+        _log.warning("%s: 'tokenizer.ggml.pre' is missing, 'default' is assumed", fields.source)
+    kind = PRE_TOKENIZERS[fields.choice("tokenizer.ggml.pre", tuple(PRE_TOKENIZERS), "default")]
+    cuts: list[Any] = [pre_tokenizers.Split(Regex(cut), "isolated") for cut in kind.cuts]
+    cuts.append(pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False))
     merges = _texts(fields, "tokenizer.ggml.merges")
-    return byte_level(_vocabulary(fields, llama3), merges, cuts, whole_words=llama3)
+    made = byte_level(_vocabulary(fields, kind.begins), merges, cuts, kind.whole_words)
+    if kind.composed:
+        made.normalizer = normalizers.NFC()
+    return made
 
 
 def _vocabulary(fields: ConfigFields, begins: bool) -> Vocabulary:

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from mmc.errors import MmcError
+from mmc.frontends.models.config_fields import ConfigFields, read_json
 from mmc.frontends.vocabulary import CONTROL, SentencePieces, Vocabulary, sentencepiece
 
 _UNIGRAM, _BPE = 1, 2
@@ -15,7 +16,11 @@ _UNIGRAM, _BPE = 1, 2
 
 
 def tokenizer_of(folder: Path) -> Callable[[], bytes] | None:
-    """What gives the content of a tokenizer.json; None where there is no tokenizer."""
+    """What gives the content of a tokenizer.json; None where there is no tokenizer.
+
+    A tokenizer.json says itself what frames a text: `add_bos_token` and `add_eos_token` of
+    tokenizer_config.json count beside a tokenizer.model alone, as in transformers 5.
+    """
     ready, model = folder / "tokenizer.json", folder / "tokenizer.model"
     if ready.is_file():
         return ready.read_bytes
@@ -23,7 +28,7 @@ def tokenizer_of(folder: Path) -> Callable[[], bytes] | None:
 
 
 def from_sentencepiece(path: Path) -> bytes:
-    """The model as a tokenizer.json; a text begins with <s>, as Llama has it.
+    """The model as a tokenizer.json; a text begins with <s>, as Llama has it, if none says no.
 
     Raises MmcError for a file that is none, and for models of words or characters.
     """
@@ -38,12 +43,27 @@ def from_sentencepiece(path: Path) -> bytes:
         squeeze=normal.remove_extra_whitespaces,
         charmap=normal.precompiled_charsmap,
     )
-    tokens, kinds = [p.piece for p in proto.pieces], [p.type for p in proto.pieces]
-    first = proto.trainer_spec.bos_id
-    known = 0 <= first < len(kinds) and kinds[first] == CONTROL
-    scores = [p.score for p in proto.pieces]
-    vocabulary = Vocabulary(tokens, kinds, str(path), scores, first if known else None)
-    return sentencepiece(vocabulary, own).to_str().encode()
+    return sentencepiece(_vocabulary(proto, path), own).to_str().encode()
+
+
+def _vocabulary(proto: Any, path: Path) -> Vocabulary:
+    """The pieces, and the tokens that tokenizer_config.json wants around a text."""
+    said = path.parent / "tokenizer_config.json"
+    fields = ConfigFields(read_json(said) if said.is_file() else {}, str(said))
+    kinds = [piece.type for piece in proto.pieces]
+
+    def end(key: str, default: bool, token: int) -> int | None:
+        known = 0 <= token < len(kinds) and kinds[token] == CONTROL
+        return token if fields.flag(key, default) and known else None
+
+    return Vocabulary(
+        [piece.piece for piece in proto.pieces],
+        kinds,
+        str(path),
+        [piece.score for piece in proto.pieces],
+        end("add_bos_token", True, proto.trainer_spec.bos_id),
+        end("add_eos_token", False, proto.trainer_spec.eos_id),
+    )
 
 
 def _parsed(path: Path) -> Any:

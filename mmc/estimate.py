@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from mmc.errors import MmcError
-from mmc.frontends.checkpoint import read_json
+from mmc.frontends.models.config_fields import read_json
 from mmc.frontends.models.hgrn_bit_config import HgrnBitConfig
 from mmc.targets.fpga.boards import load_board
 from mmc.targets.fpga.choice import estimate

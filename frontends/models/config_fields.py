@@ -1,14 +1,29 @@
-"""Read a model's config.json field by field, and say exactly which field is wrong."""
+"""Read a model's config.json or a file like it, and say exactly which field is wrong."""
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TypeVar, cast
+from pathlib import Path
+from typing import Any, TypeVar, cast
 
 from mmc.errors import MmcError
 
 T = TypeVar("T")
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """A JSON object; raises MmcError where the file is missing or something else."""
+    try:
+        content = json.loads(path.read_text("utf-8"))
+    except FileNotFoundError:
+        raise MmcError("the file is missing", str(path)) from None
+    except (OSError, UnicodeDecodeError, json.JSONDecodeError, RecursionError) as error:
+        raise MmcError(f"cannot be read as JSON: {error}", str(path)) from error
+    if not isinstance(content, dict):
+        raise MmcError("is not a JSON object", str(path))
+    return cast(dict[str, Any], content)
 
 
 @dataclass(frozen=True)

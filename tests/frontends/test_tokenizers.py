@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import io
+import json
+import os
 import sys
 from functools import cache
 from pathlib import Path
@@ -15,6 +17,8 @@ from tokenizers import Tokenizer
 
 from mmc.errors import MmcError
 from mmc.frontends.checkpoint import open_checkpoint
+from mmc.frontends.gguf_file import read_gguf
+from mmc.frontends.gguf_tokenizer import tokenizer_json
 from mmc.frontends.tokenizer_files import from_sentencepiece, tokenizer_of
 from tests.frontends.gguf_files import masters, write
 from tests.frontends.vocabularies import PAGES, bpe_keys, byte_level
@@ -94,6 +98,111 @@ def test_llama3_keeps_three_digits_and_begins_with_a_token(tmp_path: Path) -> No
     assert smollm.encode("a zq").tokens == ["a", "Ġ", "z", "q"]
 
 
+PIECES = {
+    "gpt-2": "I|'|LL| have| 12345| cmDay|!!|\r\n\n | x|++;| é中文",
+    "smollm": "I|'|LL| have| |1|2|3|4|5| cmDay|!!|\r\n\n | x|++;| é中文",
+    "llama-bpe": "I|'LL| have| |123|45| cmDay|!!\r\n\n| | x|++;| é中文",
+    "qwen2": "I|'LL| have| |1|2|3|4|5| cmDay|!!\r\n\n| | x|++;| é中文",
+    "deepseek-llm": "I|'|LL| have| |12345| cmDay|!!|\r|\n|\n| | x|++;| é|中文",
+    "deepseek-coder": "I|'|LL| have| |1|2|3|4|5| cmDay|!!|\r|\n|\n| | x|++|;| é|中文",
+    "deepseek-v3": "I|'LL| have| |123|45| cmDay|!!\r\n\n| | x|++;| é|中文",
+    "falcon": "I|'|LL| have| |123|45| cmDay|!!|\r\n\n | x|++;| é中文",
+    "default": "I|'|LL| have| |123|45| cmDay|!!|\r\n\n | x|++;| é中文",
+    "tekken": "I|'LL| have| |1|2|3|4|5| cm|Day|!!\r\n\n| | x|++;| é中文",
+    "gpt-4o": "I'LL| have| |123|45| cm|Day|!!\r\n\n| | x|++;| é中文",
+}
+"""How each kind cuts one text."""
+
+
+def pieces_of(tokenizer: Tokenizer, text: str) -> list[str]:
+    assert tokenizer.pre_tokenizer is not None
+    return [text[a:b] for _, (a, b) in tokenizer.pre_tokenizer.pre_tokenize_str(text)]
+
+
+@pytest.mark.parametrize("kind", PIECES)
+def test_pre_tokenizers(tmp_path: Path, kind: str) -> None:
+    ours = gguf(tmp_path / "m.gguf", bpe_keys(kind))
+    pieces = PIECES[kind].split("|")
+    whole = "".join(pieces)
+    assert pieces_of(ours, whole) == pieces
+
+
+VOCABULARIES = os.environ.get("MMC_VOCABULARIES", "")
+
+
+@pytest.mark.long
+@pytest.mark.skipif(not VOCABULARIES, reason="MMC_VOCABULARIES names no folder")
+def test_vocabularies_of_llama_cpp() -> None:
+    """Its folder models/: ggml-vocab-*.gguf, texts, and the tokens of the original tokenizers.
+
+    The sdist of PyPI's llama-cpp-python holds it (vendor/llama.cpp/models).
+    """
+    seen: set[str] = set()
+    for texts in sorted(Path(VOCABULARIES).glob("*.gguf.inp")):
+        file = read_gguf(texts.with_suffix(""))
+        if file.metadata["tokenizer.ggml.model"] not in ("gpt2", "llama"):
+            continue
+        ours = Tokenizer.from_str(tokenizer_json(file).decode())
+        cases = texts.read_text("utf-8").split("\n__ggml_vocab_test__\n")
+        for text, tokens in zip(
+            cases, texts.with_suffix(".out").read_text().split("\n"), strict=True
+        ):
+            found = ours.encode(text, add_special_tokens=False).ids
+            assert found == [int(t) for t in tokens.split()], (texts.name, text)
+        seen.add(file.metadata["tokenizer.ggml.pre"])
+    assert len(seen) >= 12
+
+
+def test_a_pre_tokenizer_that_is_not_named(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    keys = bpe_keys()
+    del keys["pre"]
+    assert pieces_of(gguf(tmp_path / "m.gguf", keys), "1234") == ["123", "4"]
+    assert "'tokenizer.ggml.pre' is missing, 'default' is assumed" in caplog.text
+
+
+def test_characters_are_composed_where_the_original_does_it(tmp_path: Path) -> None:
+    qwen, gpt2 = (gguf(tmp_path / f"{k}.gguf", bpe_keys(k)) for k in ("qwen2", "gpt-2"))
+    assert qwen.encode("e\u0301").ids == qwen.encode("\u00e9").ids
+    assert gpt2.encode("e\u0301").ids != gpt2.encode("\u00e9").ids
+
+
+ENDS = {"bos_token": "<s>", "eos_token": "</s>"}
+
+
+@pytest.mark.parametrize(
+    ("said", "first", "last"),
+    [
+        ({}, True, False),
+        ({"add_bos_token": False}, False, False),
+        ({"add_bos_token": False, "add_eos_token": True}, False, True),
+        ({"add_eos_token": True}, True, True),
+    ],
+)
+def test_tokenizer_config_frames_a_text(
+    tmp_path: Path, said: dict[str, bool], first: bool, last: bool
+) -> None:
+    (tmp_path / "tokenizer.model").write_bytes(trained("bpe"))
+    (tmp_path / "tokenizer_config.json").write_text(json.dumps({**ENDS, **said}))
+    made = tokenizer_of(tmp_path)
+    assert made is not None
+    tokens = Tokenizer.from_str(made().decode()).encode("a").tokens
+    assert (tokens[0] == "<s>", tokens[-1] == "</s>") == (first, last)
+
+
+def test_a_tokenizer_json_frames_a_text_itself(tmp_path: Path) -> None:
+    """As transformers does it with the same files."""
+    byte_level().save(str(tmp_path / "tokenizer.json"))
+    said = {"bos_token": "<|end|>", "add_bos_token": True, "eos_token": "<|end|>"}
+    said["tokenizer_class"] = "PreTrainedTokenizerFast"
+    (tmp_path / "tokenizer_config.json").write_text(json.dumps(said))
+    made = tokenizer_of(tmp_path)
+    assert made is not None
+    theirs = pytest.importorskip("transformers").AutoTokenizer.from_pretrained(tmp_path)
+    assert Tokenizer.from_str(made().decode()).encode("a b").ids == theirs("a b")["input_ids"]
+
+
 def test_sentencepiece_out_of_gguf(tmp_path: Path) -> None:
     theirs: Any = sentencepiece.SentencePieceProcessor(model_proto=trained("bpe"))
     # Ordinary tokens in another order: what is merged first is said by the scores.
@@ -113,7 +222,7 @@ def test_sentencepiece_out_of_gguf(tmp_path: Path) -> None:
     ("change", "message"),
     [
         ({"model": "bert"}, "'tokenizer.ggml.model' is 'bert'"),
-        ({"pre": "viking"}, "'tokenizer.ggml.pre' is 'viking'.*allowed: gpt-2"),
+        ({"pre": "kimi-k2"}, "'tokenizer.ggml.pre' is 'kimi-k2'.*allowed: gpt-2"),
         ({"tokens": [1, 2]}, "'tokenizer.ggml.tokens' is missing or not a list of texts"),
         ({"token_type": [1]}, "'tokenizer.ggml.token_type' is not a list of 500 numbers"),
         ({"merges": ["a"]}, "a merge is not two tokens and a space between"),
