@@ -18,7 +18,7 @@ from __future__ import annotations
 
 import json
 import os
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 
 import numpy as np
@@ -115,6 +115,46 @@ def test_how_far_transformers_itself_is(
     error = errors(of_transformers(name, rounded), golden(name)["logits_fp32"])
     assert error[:4].max() == pytest.approx(first, rel=0.5)
     assert error.max() == pytest.approx(all_, rel=0.5)
+
+
+def exact(nudged: tuple[str, int, int] | None) -> np.ndarray:
+    """bitnet-17m's logits in float64.
+
+    A number half way between two integers, to the last bit of float32, goes to the even one.
+    nudged: a layer, a position and a column to round up.
+    """
+    transformers = pytest.importorskip("transformers")
+    folder = Path(FOLDER, "bitnet-17m").resolve()
+    theirs = transformers.AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32).eval()
+    theirs.model.rotary_emb.inv_freq = theirs.model.rotary_emb.inv_freq.bfloat16().float()
+
+    def forward(x: torch.Tensor, name: str, w: torch.Tensor) -> torch.Tensor:
+        scale = 127 / x.abs().amax(-1, keepdim=True).clamp(min=1e-5)
+        q = (x * scale).float().round().double()
+        if nudged is not None and name == nudged[0]:
+            q[0, nudged[1], nudged[2]] += 1
+        size = w.abs().mean()
+        return torch.nn.functional.linear(q / scale, (w / size).round().clamp(-1, 1) * size)
+
+    for name, layer in theirs.double().named_modules():
+        if name.endswith("_proj"):
+            layer.forward = partial(forward, name=name, w=layer.weight)
+    with torch.no_grad():
+        return theirs(torch.tensor(golden("bitnet-17m")["input_ids"][:1, :4])).logits[0].numpy()
+
+
+def test_one_activation_is_between_exact_arithmetic_and_the_golden_logits() -> None:
+    """41.499996 of a step, before o_proj of layer 5 at position 2: the golden logits have 42 there.
+
+    41.5 is the next float32: after so many sums it can be either.
+    """
+    wanted = golden("bitnet-17m")["logits_fp32"][:4]
+    plain, other = exact(None), exact(("model.layers.5.self_attn.o_proj", 2, 231))
+    assert errors(plain, wanted)[:2].max() <= 1e-6
+    assert errors(plain, wanted)[2:].min() >= 1e-3
+    assert errors(other, wanted).max() <= 1e-6
+    ours = model("bitnet-17m", "bfloat16").forward(golden("bitnet-17m")["input_ids"][:1, :4])[0]
+    assert errors(ours, plain)[:3].max() <= 1e-6
 
 
 @pytest.mark.parametrize("layout", ["128", "rows"])

@@ -103,10 +103,18 @@ DENSE: dict[str, Callable[[int, int], Tensor]] = {
 def test_dense_weights_are_not_ternary(kind: str) -> None:
     torch.manual_seed(0)
     module = Dense(DENSE[kind]).eval()
-    layers = analyse(import_module(module, (torch.randn(2, 1, 6, 5),))).layers
-    assert len(layers) == 7  # with the products of attention
-    assert [layer.name for layer in layers if layer.ternary] == []
-    assert all(layer.why for layer in layers)
+    done = analyse(import_module(module, (torch.randn(2, 1, 6, 5),)))
+    assert len(done.layers) == 7  # with the products of attention
+    assert [layer.name for layer in done.layers if layer.ternary] == []
+    assert all(layer.why for layer in done.layers)
+    assert taken_for_ternary(done) == []
+
+
+def taken_for_ternary(done: Compilation) -> list[str]:
+    """Matrices whose values passed, whatever their activations are."""
+    steps = [step for step in done.steps if step.name == "find-ternary-linear"]
+    assert steps
+    return [v.where for step in steps for v in step.log.verdicts if v.fired]
 
 
 class Output(nn.Module):
@@ -126,9 +134,10 @@ def test_models_of_transformers_are_dense(name: str, linear: int) -> None:
     model = MODELS[name]().eval()
     model.config.use_cache = False
     x = torch.randn(1, 3, 32, 32) if name == "resnet" else torch.randint(3, 50, (1, 3))
-    layers = analyse(import_module(Output(model), (x,))).layers
-    assert sum(layer.why != "a product of two activations" for layer in layers) == linear
-    assert [layer.name for layer in layers if layer.ternary] == []
+    done = analyse(import_module(Output(model), (x,)))
+    assert sum(layer.why != "a product of two activations" for layer in done.layers) == linear
+    assert [layer.name for layer in done.layers if layer.ternary] == []
+    assert taken_for_ternary(done) == []
 
 
 @pytest.mark.parametrize("name", ["bitlinear", "mybitnet 1.58"])

@@ -18,16 +18,19 @@ from safetensors.numpy import load_file, save_file
 from mmc.api import import_source
 from mmc.driver import analyse
 from mmc.frontends.gguf_file import read_gguf
+from mmc.frontends.i2s import I2sLayout, read_i2s
 from mmc.frontends.models.bit_linear import BitLinear, Quantiser, Storage
 from mmc.ir.text import render
 from mmc.passes.ternary_values import TernaryMatrix, find_ternary
 from tests.end_to_end.transformers import MODELS
-from tests.frontends.gguf_files import trits_of, write
+from tests.frontends.gguf_files import masters, pack_i2s, trits_of, write
 from tests.frontends.language_models import logits
 
+I2S = Path(__file__).parents[1] / "data" / "i2s.safetensors"
 ROWS, COLUMNS = 64, 256
 TRITS = trits_of((ROWS, COLUMNS), 3)
 SCALE = np.float32(2**-5)
+BLOCK = 32
 FLOATS = TRITS.astype(np.float32) * SCALE
 
 
@@ -55,7 +58,7 @@ def by_onnxruntime(bits: int, symmetric: bool = False) -> Callable[[Path], np.nd
         from onnxruntime.quantization.matmul_nbits_quantizer import MatMulNBitsQuantizer
 
         quantiser: Any = MatMulNBitsQuantizer(
-            float_model(), bits=bits, block_size=32, is_symmetric=symmetric, accuracy_level=1
+            float_model(), bits=bits, block_size=BLOCK, is_symmetric=symmetric, accuracy_level=1
         )
         quantiser.process()
         onnx.save(quantiser.model.model, folder / "m.onnx")
@@ -84,6 +87,7 @@ FORMATS: dict[str, Callable[[Path], np.ndarray]] = {
     "transformers bitlinear": by_transformers("packed_divide", float(1 / SCALE)),
     "onnxruntime 2 bits": by_onnxruntime(2),
     "onnxruntime 8 bits": by_onnxruntime(8),
+    "onnxruntime 8 bits, symmetric": by_onnxruntime(8, True),
 }
 
 
@@ -97,37 +101,117 @@ def test_trits_are_those_that_were_packed(name: str, tmp_path: Path) -> None:
         np.testing.assert_allclose(found.scale, SCALE, 1e-3)
 
 
-@pytest.mark.parametrize(
-    "read",
-    [by_gguf("Q4_0"), *(by_onnxruntime(b, s) for b, s in ((2, True), (4, True), (4, False)))],
-)
-def test_a_format_without_room_for_three_values_is_dense(
-    tmp_path: Path, read: Callable[[Path], np.ndarray]
-) -> None:
-    """-s and s do not both lie on its grid of 2**bits steps: the signs stay, the sizes differ."""
+TRUNCATED = {
+    "Q4_0": (by_gguf("Q4_0"), (-7 / 8, 0, 1), (-1, 0, 7 / 8)),
+    "Q5_0": (by_gguf("Q5_0"), (-15 / 16, 0, 1), (-1, 0, 15 / 16)),
+    "Q4_1": (by_gguf("Q4_1"), (-1, -0.067, 1)),
+    "Q5_1": (by_gguf("Q5_1"), (-1, 0.032, 1)),
+    "onnxruntime 2 bits, symmetric": (by_onnxruntime(2, True), (-1, 0, 1 / 2)),
+    "onnxruntime 4 bits, symmetric": (by_onnxruntime(4, True), (-1, 0, 7 / 8)),
+    "onnxruntime 4 bits": (by_onnxruntime(4), (-14 / 15, 0, 16 / 15)),
+}
+"""What a block of 32 columns with both signs holds in place of (-s, 0, s), over s.  Symmetric grids
+reach from -2**(bits - 1) to one less, and the first s of a block (gguf) gets their longer side;
+others spread 2s over 2**bits - 1 steps: there is none in the middle."""
+
+
+BITNET_CPP: dict[str, I2sLayout] = {
+    "x86_parallel": "128",
+    "x86": "rows",
+    "arm": "64",
+    "converter": "128",
+    "converter_packed": "128",
+}
+
+
+@pytest.mark.parametrize("name", BITNET_CPP)
+def test_i2s_of_bitnet_cpp(name: str) -> None:
+    """Bytes that its own code wrote (tests/data/make_i2s.py), and those of `pack_i2s`."""
+    held = load_file(I2S)
+    layout, trits, (scale,) = BITNET_CPP[name], held["trits"], held["scale"]
+    found, factor = read_i2s(held[name], trits.shape, layout, name)
+    assert np.array_equal(found, trits)
+    assert factor == scale
+    assert np.array_equal(pack_i2s(trits, scale, layout), held[name])
+
+
+@pytest.mark.parametrize("name", TRUNCATED)
+def test_a_format_without_room_for_three_values_is_dense(name: str, tmp_path: Path) -> None:
+    """Other sizes than went in: what the tool wrote is what it means, and not ternary."""
+    read, *grids = TRUNCATED[name]
     floats = read(tmp_path)
-    assert np.array_equal(np.sign(floats), TRITS)
+    blocks = (floats / SCALE).reshape(-1, BLOCK)
+    trits = TRITS.reshape(-1, BLOCK)
+    for block, three in zip(blocks, trits, strict=True):
+        if {-1, 1} <= set(three):  # with one sign alone the block is exact
+            fits = [np.allclose(block, np.array(g)[three + 1], atol=1e-3) for g in grids]
+            assert any(fits)
+        else:
+            np.testing.assert_allclose(block, three, atol=1e-3)
     assert "dense" in str(find_ternary(floats))
+
+
+def test_four_bits_hold_three_values_where_the_step_is_their_size(tmp_path: Path) -> None:
+    """Q4_0's grid is d * (-8 .. 7): no tool above takes d = s, and a file that does is ternary."""
+    path = write(tmp_path / "m.gguf", "llama", {"w": FLOATS}, {"w": "Q4_0"})
+    raw = bytearray(path.read_bytes())
+    codes = (TRITS.reshape(-1, 2, BLOCK // 2) + 8).astype(np.uint8)
+    step = np.broadcast_to(np.array([SCALE], np.float16).view(np.uint8), (len(codes), 2))
+    packed = np.concatenate([step, codes[:, 0] | codes[:, 1] << 4], axis=1).tobytes()
+    raw[-len(packed) :] = packed
+    path.write_bytes(raw)
+    found = find_ternary(read_gguf(path).tensors["w"].load())
+    assert isinstance(found, TernaryMatrix)
+    assert np.array_equal(found.trits, TRITS)
 
 
 WEIGHTS = "model.safetensors"
 SCALES = {"bitnet-packed": "autobitlinear", "llama-bitnet": "bitlinear"}
 
 
+def inverted(folder: Path, name: str) -> None:
+    """Scales that are the inverse of what their configuration says."""
+    shutil.copy(MODELS / name / "config.json", folder)
+    held = load_file(MODELS / name / WEIGHTS)
+    inverse = {k: 1 / v.astype(np.float32) for k, v in held.items() if k.endswith("_scale")}
+    save_file({**held, **inverse}, folder / WEIGHTS)
+
+
+def misnamed(folder: Path, name: str) -> None:
+    """A configuration that says the other direction than its scales have."""
+    shutil.copy(MODELS / name / WEIGHTS, folder)
+    config = json.loads((MODELS / name / "config.json").read_text())
+    (other,) = {*SCALES.values()} - {SCALES[name]}
+    config["quantization_config"]["linear_class"] = other
+    (folder / "config.json").write_text(json.dumps(config))
+
+
+@pytest.mark.parametrize("change", [inverted, misnamed])
 @pytest.mark.parametrize("name", SCALES)
 def test_a_scale_in_the_wrong_direction_is_named(
-    name: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
+    name: str, change: Callable[[Path, str], None], tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     analyse(import_source(MODELS / name))
     assert "scale above 1" not in caplog.text
-    for file in ("config.json", WEIGHTS):
-        shutil.copy(MODELS / name / file, tmp_path)
-    held = load_file(tmp_path / WEIGHTS)
-    inverse = {k: 1 / v.astype(np.float32) for k, v in held.items() if k.endswith("_scale")}
-    save_file({**held, **inverse}, tmp_path / WEIGHTS)
+    change(tmp_path, name)
     analyse(import_source(tmp_path))
     assert "ternary layers multiply by a scale above 1" in caplog.text
     assert "1/s may have been given where s was meant" in caplog.text
+
+
+@pytest.mark.parametrize("inverse", [False, True])
+def test_a_scale_in_the_wrong_direction_in_a_gguf_file(
+    inverse: bool, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """As bitnet.cpp's converter writes it, which takes weight_scale for the factor."""
+    held = masters(True)
+    kinds = {name: "I2_S" for name, w in held.items() if w.ndim == 2 and "embd" not in name}
+    for name in kinds:
+        scale = np.abs(held[name]).mean()
+        trits = np.clip(np.round(held[name] / scale), -1, 1)
+        held[name] = (trits / scale if inverse else trits * scale).astype(np.float32)
+    analyse(import_source(write(tmp_path / "m.gguf", "bitnet-b1.58", held, kinds), i2s="128"))
+    assert ("14 of 14 ternary layers multiply by a scale above 1" in caplog.text) == inverse
 
 
 def test_1bitllm_is_bitnet_by_other_names(tmp_path: Path) -> None:
