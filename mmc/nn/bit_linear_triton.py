@@ -6,10 +6,10 @@ A row (a token) is read once, and its norms, its gate and its rounding happen on
     weight [N, K]       ->  trits i8[N, K]                      _quantise_weight
     q, trits            ->  y [M, N]                            _multiply: exact sums, scaled once
 
-Backward: two products that torch runs, and between them `_differentiate_rows`, which computes the
-row again, writes what it was rounded to for the second product, and the gradients of value, gate
-and gains.  The statistics of a row (what it was multiplied by before rounding, the inverse root
-mean squares of its own norm and of the norm before) are kept: 12 bytes a row.
+Backward: two products of torch's, and between them `_differentiate_rows`, which computes the row
+again, and writes what it was rounded to and the gradients of value, gate and gains.  The statistics
+of a row are what it was multiplied by before rounding and the inverse root mean squares of its own
+norm and of the norm before.
 """
 
 # pyright: basic, reportMissingImports=false, reportIndexIssue=false, reportCallIssue=false, reportArgumentType=false, reportGeneralTypeIssues=false
@@ -224,7 +224,7 @@ def forward(row: Row, weight: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tenso
         num_warps=_warps(arguments["BLOCK"]),
     )  # fmt: skip
     mean = torch.linalg.vector_norm(weight, 1, dtype=torch.float32) / weight.numel()
-    mean.clamp_(min=row.eps)
+    mean = mean.clamp(min=row.eps)
     trits = _ternary(weight, mean, torch.int8)
     y = torch.empty(rows, columns, device=q.device, dtype=dtype)
     blocks = triton.cdiv(rows, TILE["M"]) * triton.cdiv(columns, TILE["N"])
@@ -260,9 +260,7 @@ def backward(
         grad_value_stride=grad_value.stride(0), grad_gate_stride=gate.stride(0),
         num_warps=_warps(arguments["BLOCK"]),
     )  # fmt: skip
-    grad_weight = _product(grad.mT, rounded, weight.dtype)
-    grad_norm_gain, grad_gain = (each.sum(0) for each in shares)
-    return grad_norm_gain, grad_weight, grad_gain
+    return shares[0].sum(0), _product(grad.mT, rounded, weight.dtype), shares[1].sum(0)
 
 
 def _product(a: Tensor, b: Tensor, dtype: torch.dtype) -> Tensor:
@@ -274,8 +272,7 @@ def _product(a: Tensor, b: Tensor, dtype: torch.dtype) -> Tensor:
 
 def _ternary(weight: Tensor, mean: Tensor, dtype: torch.dtype) -> Tensor:
     """-1, 0 or 1 [N, K]."""
-    trits = _padded(weight, dtype)
-    block = 2048
+    trits, block = _padded(weight, dtype), 2048
     grid = (len(weight), triton.cdiv(weight.shape[1], block))
     _quantise_weight[grid](
         weight, mean, trits, weight.shape[1], weight.stride(0), trits.stride(0), BLOCK=block
@@ -285,8 +282,7 @@ def _ternary(weight: Tensor, mean: Tensor, dtype: torch.dtype) -> Tensor:
 
 def _padded(like: Tensor, dtype: torch.dtype) -> Tensor:
     """An empty [M, K] whose rows begin at multiples of 16 bytes, as bulk copies want it."""
-    rows, width = like.shape
-    step = 16 // dtype.itemsize
+    (rows, width), step = like.shape, 16 // dtype.itemsize
     whole = torch.empty(rows, triton.cdiv(width, step) * step, dtype=dtype, device=like.device)
     return whole[:, :width]
 
