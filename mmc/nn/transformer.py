@@ -85,8 +85,15 @@ class BiasedBitLinear(BitLinear):
         super().__init__(inputs, outputs, QUANTISER)
         self.bias = nn.Parameter(torch.zeros(outputs))
 
-    def forward(self, x: Tensor) -> Tensor:
-        return super().forward(x) + self.bias
+    def forward(
+        self,
+        x: Tensor,
+        gate: Tensor | None = None,
+        norm: RmsNorm | None = None,
+        activation: str = "silu",
+        halves: bool = False,
+    ) -> Tensor:
+        return super().forward(x, gate, norm, activation, halves) + self.bias
 
 
 def make_linear(config: TransformerConfig, inputs: int, outputs: int, bias: bool) -> nn.Module:
