@@ -42,7 +42,7 @@ ALWAYS = {"kernels.cu", "launches.json"}
 NO_GPU = {**os.environ, "CUDA_VISIBLE_DEVICES": ""}
 PHASE_PARAMETERS = {
     "int64_t*": "table", "float*": "exchange", "uint64_t*": "finished", "int64_t": "phases",
-    "int": "blocks",
+    "int": "under_way",
 }  # fmt: skip
 SMALL = 'extern "C" __global__ void f(int* x) { x[0] = 1; }'
 
