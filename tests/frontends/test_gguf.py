@@ -225,9 +225,7 @@ def test_models_that_are_refused(tmp_path: Path, metadata: dict[str, Any], messa
 
 def test_an_architecture_that_is_not_known(tmp_path: Path) -> None:
     path = write(tmp_path / "m.gguf", "mamba", masters(False))
-    with pytest.raises(
-        MmcError, match=r"'mamba' is not known.*known: llama, qwen2, bitnet"
-    ):
+    with pytest.raises(MmcError, match=r"'mamba' is not known.*known: llama, qwen2, bitnet"):
         load(path)
 
 
