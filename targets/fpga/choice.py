@@ -30,18 +30,20 @@ from mmc.targets.fpga.estimate import (
 )
 from mmc.targets.fpga.plan import Phase, Plan
 from mmc.targets.fpga.program import Row
-from mmc.targets.fpga.resources import Resources
+from mmc.targets.fpga.resources import Resources, lut_per_weight
 
 LANES = (2, 4, 8, 16, 32, 64)
 ROWS_PER_LANE = (1, 2, 4)
 WORD_BITS = (128, 256, 512, 1024)
 """Of a port; AXI4 has no wider ones, and a bridge makes narrower ones of them."""
 FILLED = 0.9
-"""The part of what is read that is weights at least."""
+"""The part of what is read that is weights at least, where vectors are long enough for that."""
 LARGEST_BEAT = 65_536
 """Bits; wider is no engine that anybody places."""
 MOST = 4.0
 """Weights a cycle that are worth having, in units of what the memory gives."""
+LEAN = 8.0
+"""Look-up tables of the engine for a weight a cycle; dearer ones only where no other fits."""
 
 TRIED = 24
 """Engines that are looked at closely."""
@@ -67,6 +69,7 @@ def choose(
     fitting = [c for c in found if not c.too_much]
     if not fitting:
         raise _too_small(plan, board, found)
+    fitting = [c for c in fitting if c.lut_per_weight <= LEAN] or fitting
     if target_tps is not None:
         for candidate in sorted(fitting, key=lambda c: c.needs.lut):
             if candidate.most >= target_tps:
@@ -104,6 +107,8 @@ class _Candidate:
     most: float
     """Tokens a second, if the memory never stopped."""
     needs: Resources
+    lut_per_weight: float
+    """Of the ternary engine alone."""
     too_much: Mapping[str, tuple[float, float]]
 
 
@@ -111,16 +116,19 @@ def _candidates(plan: Plan, board: Board, names: list[str]) -> Iterator[_Candida
     phases = Counter(
         replace(p, layer=0, name="", matrix=p.matrix and plan.embedding) for p in plan.phases
     )
-    for engine in _engines(plan, board, names):
+    full = list(_engines(plan, board, names, FILLED))
+    for engine in full or _engines(plan, board, names, 0.0):
         cycles, beats = _totals(phases, plan, engine)
         delivered = beats_per_cycle(plan, board, engine)
         most = board.clock_mhz * 1e6 / max(cycles, beats / delivered)
         needs = demand(plan, engine, AHEAD[0], board)
+        luts = lut_per_weight(program.parameters(plan, engine))
         wrong = _too_much(plan, board, engine, beats, needs)
-        yield _Candidate(engine, cycles, most, needs, wrong)
+        yield _Candidate(engine, cycles, most, needs, luts, wrong)
 
 
-def _engines(plan: Plan, board: Board, names: list[str]) -> Iterator[Engine]:
+def _engines(plan: Plan, board: Board, names: list[str], filled: float) -> Iterator[Engine]:
+    """Engines that suit the vectors; of what they read at least `filled` is weights."""
     whole = math.gcd(plan.hidden, plan.inner, plan.wide)
     bits = board.bytes_per_second(board.memory_ports) / (board.clock_mhz * 1e6) * 8
     for name in names:
@@ -132,15 +140,15 @@ def _engines(plan: Plan, board: Board, names: list[str]) -> Iterator[Engine]:
                     beat = rows * columns * codec.bits // codec.trits
                     if beat > min(LARGEST_BEAT, max(MOST * bits, 2 * WORD_BITS[0])):
                         continue
-                    for word_bits, ports in _ports(board, beat):
+                    for word_bits, ports in _ports(board, beat, filled):
                         yield Engine(rows, columns, name, lanes, word_bits, ports)
 
 
-def _ports(board: Board, beat: int) -> Iterator[tuple[int, int]]:
+def _ports(board: Board, beat: int, filled: float) -> Iterator[tuple[int, int]]:
     """The narrowest words, so the most ports, that read a beat with little filling; or none."""
     for word_bits in WORD_BITS:
         ports = -(-beat // word_bits)
-        if ports <= board.memory_ports and beat > FILLED * ports * word_bits:
+        if ports <= board.memory_ports and beat > filled * ports * word_bits:
             yield word_bits, ports
             return
 
@@ -218,10 +226,11 @@ class OnChip:
 
 
 def on_chip(plan: Plan, board: Board) -> OnChip:
-    """How few boards hold the weights, in the tightest code, and how fast they are then.
+    """How many boards hold the weights, in the tightest code, and how fast they are then.
 
     Reading a block RAM takes no time, so engines may be as large as look-up tables allow; among
-    those that fill up little, the fastest.
+    those that fill up little, the fastest.  Its vectors take block RAM too, so a slower one with
+    fewer lanes can need fewer boards.
     """
     free = replace(
         board, memory_ports=LARGEST_BEAT, port_gbps=1e6, memory_gbps=1e6, memory_gigabytes=1e6,

@@ -13,7 +13,6 @@ from dataclasses import dataclass
 
 from mmc.targets.fpga.boards import Board
 
-SUM_BITS = 24
 TABLE_BITS = 10
 LARGEST_ENTRY = 3 * 128
 READ_BITS = 14
@@ -69,8 +68,8 @@ def _blocks(width: int, depth: int, words: int, bits: int) -> float:
     )
 
 
-def tree_bits(n: int) -> tuple[int, int]:
-    """Look-up tables and registers of ternary_adder_tree over n entries of tables."""
+def tree_bits(n: int) -> tuple[int, int, int]:
+    """Look-up tables, registers and the largest number of ternary_adder_tree over n entries."""
     largest = LARGEST_ENTRY
     widths = [TABLE_BITS] * n
     tables = registers = 0
@@ -81,7 +80,7 @@ def tree_bits(n: int) -> tuple[int, int]:
         tables += sum(sums)
         widths = [*widths[3 * threes :], *sums]
         registers += sum(widths)
-    return tables, registers
+    return tables, registers, largest
 
 
 def engine(parameters: Mapping[str, int]) -> Resources:
@@ -89,21 +88,23 @@ def engine(parameters: Mapping[str, int]) -> Resources:
     rows, groups, lanes = parameters["P"], parameters["GROUPS"], parameters["LANES"]
     fives = parameters["CODEC"] == 2
     tables, columns = groups * (2 if fives else 1), groups * (5 if fives else 3)
-    adders, registers = tree_bits(tables)
+    adders, registers, largest = tree_bits(tables)
+    sums = 1 + max(128 * lanes * parameters["X_WORDS"], largest).bit_length()
     memories = math.ceil(tables * TABLE_BITS / READ_BITS)
     decode = rows * groups * DECODE_LUT[parameters["CODEC"]]
     addresses = groups * (9 if fives else 5)
     # The sums that are read come out of a register of the block RAM where they lie in one.
     stages = 2 if parameters["Y_WORDS"] > DISTRIBUTED else 3
     logic = Resources(
-        lut=rows * (adders + SUM_BITS + 8 * memories) + tables * WRITER_LUT + decode + CONTROL_LUT,
-        ff=rows * (registers + tables * TABLE_BITS + addresses + stages * SUM_BITS + COPIES)
-        + tables * WRITER_FF + 8 * columns + 8 * lanes + CONTROL_FF,
+        lut=rows * (adders + sums + 8 * memories) + groups * (WRITER_LUT + fives * TWO_LUT)
+        + decode + CONTROL_LUT + ADDRESS_LUT * (parameters["X_WORDS"] - 1).bit_length(),
+        ff=rows * (registers + tables * TABLE_BITS + addresses + stages * sums + COPIES)
+        + groups * (WRITER_FF + fives * TWO_FF) + 8 * columns + 8 * lanes + CONTROL_FF,
     )  # fmt: skip
     return (
         logic
         + memory(8 * lanes, parameters["X_WORDS"])
-        + memory(rows * SUM_BITS, parameters["Y_WORDS"])
+        + memory(rows * sums, parameters["Y_WORDS"])
     )
 
 
@@ -111,13 +112,17 @@ DECODE_LUT = (5.0, 0.0, 4.0)
 """Of a group of weights, by codec."""
 WRITER_LUT, WRITER_FF = 19, 28
 """Of a table: 11 bits of accumulator and 8 of choice; registers of both and of the entry."""
+TWO_LUT, TWO_FF = 11, 20
+"""Of a table of two activations: their choice is a part of the sum."""
 COPIES = 7
 """Registers of a row for what goes to all of its tables."""
-CONTROL_LUT, CONTROL_FF = 95, 30
+CONTROL_LUT, CONTROL_FF = 39, 30
+ADDRESS_LUT = 8
+"""Of a bit of the activations' address: counters of words and slices."""
 
-LANE = Resources(lut=1131, ff=2219, bram36=2.0, dsp=10)
+LANE = Resources(lut=1123, ff=2206, bram36=2.0, dsp=10)
 """Of the vector units, without their memories; two tables of the sigmoid."""
-REST = Resources(lut=1366, ff=1348, dsp=1)
+REST = Resources(lut=1341, ff=1355, dsp=1)
 """Scalar unit, sequencer with its program, readers."""
 
 

@@ -50,12 +50,10 @@ def _yosys(folder: Path, top: str, parameters: Mapping[str, int], ecp5: bool, sy
     files = [*sources(), *(sorted((RTL / "ecp5").glob("*.sv")) if ecp5 else [])]
     define = "-DMMC_ECP5 " if ecp5 else "-DMMC_XILINX "
     chosen = " ".join(f"-chparam {name} {value}" for name, value in parameters.items())
-    # Small tables of constants are logic: as memories they would end in block RAM.  What the table
-    # writer adds is no state: yosys would see a machine of 29 inputs, and run out of its stack.
+    # Small tables of constants are logic: as memories they would end in block RAM.
     script = (
         f"read_verilog -defer -sv {define}{' '.join(map(str, files))}; "
-        f"hierarchy -top {top} {chosen}; proc -norom; "
-        f'setattr -set fsm_encoding "none" w:two_which1; {synth}'
+        f"hierarchy -top {top} {chosen}; proc -norom; {synth}"
     )
     run_yosys(script, folder)
 

@@ -48,7 +48,7 @@ def token_engine(rows: int, groups: int, codec: int, lanes: int) -> Run:
 RUNS = (
     engine(8, 8, 1, 8), engine(8, 8, 2, 8), engine(4, 16, 1, 4), engine(16, 8, 1, 8),
     engine(16, 16, 0, 16), engine(16, 16, 2, 16, 256, 1024), engine(16, 16, 1, 16),
-    engine(32, 16, 2, 16, 256, 1024),
+    engine(32, 16, 2, 16, 256, 1024), engine(4, 8, 2, 2, 260, 256), engine(8, 4, 2, 2, 1410, 704),
     token_engine(4, 8, 1, 4), token_engine(4, 4, 2, 2), token_engine(8, 8, 0, 8),
 )  # fmt: skip
 

@@ -13,7 +13,7 @@ from mmc.estimate import estimate_source, render
 from mmc.targets.fpga.boards import FOLDER, board_names, load_board
 from mmc.targets.fpga.choice import choose, estimate, on_chip
 from mmc.targets.fpga.estimate import Estimate, assess
-from mmc.targets.fpga.resources import Resources, engine, token_engine
+from mmc.targets.fpga.resources import Resources, engine, lut_per_weight, token_engine
 from mmc.targets.fpga.shape import SHAPES, Shape, plan_of_shape, shape_of
 
 EXAMPLE = Path(__file__).parents[2] / "examples/mmfree-9m"
@@ -96,6 +96,23 @@ def test_codec_is_obeyed() -> None:
     assert {c: choose(plan, board, c).codec_name for c in ("2b1t", "5b3t", "8b5t")} == {
         c: c for c in ("2b1t", "5b3t", "8b5t")
     }
+
+
+@pytest.mark.parametrize("size", ["370M", "1.3B"])
+def test_a_small_board_gets_a_lean_engine(size: str) -> None:
+    """At most 8 LUT for a weight a cycle, though smaller ones, as fast, take more."""
+    assert of(size, "ecp5-85k").lut_per_weight <= 8
+    assert lut_per_weight(SMALLEST) > 8
+
+
+SMALLEST = {"P": 8, "GROUPS": 2, "CODEC": 2, "LANES": 2, "Q_WORDS": 1410, "Y_WORDS": 704}
+"""8 x 10 in 8b5t, for vectors of 2,816: as fast as the memory of the ECP5."""
+
+
+@pytest.mark.parametrize("codec", ["2b1t", "5b3t", "8b5t"])
+def test_short_vectors_have_an_engine_in_every_code(codec: str) -> None:
+    engine = choose(plan_of_shape(Shape(32, 2, 64, 64)), load_board("ecp5-85k"), codec)
+    assert engine.codec_name == codec
 
 
 def test_too_small_a_board() -> None:

@@ -70,6 +70,10 @@ ENGINES = {
 }
 
 
+WORDS = 135
+"""Of activations: whole slices, whose largest sum needs every bit that the engine has for it."""
+
+
 @pytest.fixture(scope="module", params=ENGINES)
 def small_engine(
     request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
@@ -77,7 +81,7 @@ def small_engine(
     engine = ENGINES[request.param]
     values = {
         "P": engine.rows, "GROUPS": program.groups_of(engine), "LANES": engine.lanes,
-        "CODEC": program.CODEC_NUMBERS[engine.codec_name], "X_WORDS": 128, "Y_WORDS": 64,
+        "CODEC": program.CODEC_NUMBERS[engine.codec_name], "X_WORDS": WORDS, "Y_WORDS": 64,
     }  # fmt: skip
     folder = tmp_path_factory.mktemp("engine")
     more = named_cells(folder) if request.param == "named-cells" else []
@@ -117,10 +121,12 @@ def test_engine(small_engine: tuple[Engine, Path], rows: int, columns: int) -> N
 def test_engine_extremes(small_engine: tuple[Engine, Path]) -> None:
     """The largest sum that this memory of activations allows, both signs, every weight the same."""
     engine, simulator = small_engine
+    columns = WORDS * engine.lanes
+    assert columns % engine.columns == 0
     for weight, number in ((1, -128), (-1, -128), (1, 127), (0, -128)):
-        weights = np.full((5, 120), weight, np.int8)
-        sums, _ = multiply(engine, simulator, weights, np.full(120, number, np.int8), 0)
-        assert np.array_equal(sums, np.full(5, 120 * weight * number))
+        weights = np.full((5, columns), weight, np.int8)
+        sums, _ = multiply(engine, simulator, weights, np.full(columns, number, np.int8), 0)
+        assert np.array_equal(sums, np.full(5, columns * weight * number))
 
 
 def _quiet(stage: str, done: float) -> None:

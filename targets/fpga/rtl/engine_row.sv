@@ -1,7 +1,7 @@
 // A row of the engine: its copy of the tables, the sum of what it finds there, and of the slices.
 module engine_row #(
     parameter int TABLES = 8,
-    parameter int W = 24  // bits of a sum
+    parameter int W = 24  // bits of a sum of slices
 ) (
     input  wire                 clk,
     input  wire                 table_write,

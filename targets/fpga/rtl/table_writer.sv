@@ -65,7 +65,7 @@ module table_writer #(
   reg [1:0] which1;
   reg [4:0] to1, to2;
   reg two_minus1, two_minus2;
-  reg [1:0] two_which1;
+  (* fsm_encoding = "none" *) reg [1:0] two_which1, two_which2;  // yosys would see a machine
   assign write = moving[2];
   always @(posedge clk) begin
     running <= !rst && (start || (running && !last));
@@ -76,7 +76,7 @@ module table_writer #(
     {minus2, to2} <= {minus1, to1};
     two_which1 <= count < 5'd9 ? which : count < 5'd11 ? 2'd0 : 2'd2;
     two_minus1 <= count < 5'd9 && minus;
-    two_minus2 <= two_minus1;
+    {two_which2, two_minus2} <= {two_which1, two_minus1};
     address <= to2;
   end
 
@@ -84,17 +84,24 @@ module table_writer #(
   generate
     for (t = 0; t < TABLES; t = t + 1) begin : g_table
       localparam bit TWO = TWOS != 0 && t % 2 == 1;
-      wire [1:0] taken = TWO ? two_which1 : which1;
-      wire from = TWO ? two_minus1 : minus1;
-      wire carry = TWO ? two_minus2 : minus2;
       wire [7:0] x0 = x[24*t+:8], x1 = x[24*t+8+:8], x2 = x[24*t+16+:8];
-      reg [7:0] addend;
+      wire [7:0] addend;
+      wire carry;
+      if (TWO) begin : g_two  // little enough to be a part of the sum
+        assign carry  = two_minus2;
+        assign addend = (two_which2 == 2'd0 ? x0 : two_which2 == 2'd1 ? x1 : 8'd0) ^ {8{carry}};
+      end else begin : g_three
+        reg [7:0] chosen;
+        always @(posedge clk)
+          chosen <= (which1 == 2'd0 ? x0 : which1 == 2'd1 ? x1 : x2) ^ {8{minus1}};
+        assign carry  = minus2;
+        assign addend = chosen;
+      end
       reg [9:0] entry;
       wire unused;
       wire [9:0] sum;
       assign {sum, unused} = {entry, 1'b1} + {addend[7], addend[7], addend, carry};
       always @(posedge clk) begin
-        addend <= (taken == 2'd0 ? x0 : taken == 2'd1 ? x1 : x2) ^ {8{from}};
         if (clear) entry <= 10'd0;
         else entry <= sum;
       end

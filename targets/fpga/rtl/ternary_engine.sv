@@ -16,7 +16,6 @@ module ternary_engine #(
     parameter int LANES = 8,     // activations that are written at a time; divides S
     parameter int X_WORDS = 256, // LANES activations each
     parameter int Y_WORDS = 256, // row groups
-    parameter int W = 24,        // bits of a sum
     localparam int BITS = program_row::group_bits(CODEC),
     localparam int S = CODEC == 2 ? 5 * GROUPS : 3 * GROUPS,
     localparam int TABLES = CODEC == 2 ? 2 * GROUPS : GROUPS
@@ -38,7 +37,7 @@ module ternary_engine #(
     input  wire [  P*GROUPS*BITS-1:0] w_data,
     // sums, while idle, two cycles later
     input  wire [$clog2(Y_WORDS)-1:0] y_address,
-    output wire [            P*W-1:0] y_data
+    output wire [           P*24-1:0] y_data
 );
   localparam int WORDS = S / LANES;  // of the x memory in a slice
   localparam int XA = $clog2(X_WORDS);
@@ -51,6 +50,11 @@ module ternary_engine #(
     end
   endfunction
   localparam int DEPTH = levels(TABLES);
+
+  // Bits of a sum: of X_WORDS words of -128, and whatever a number of the adder tree could be.
+  localparam int LONGEST = 128 * LANES * X_WORDS;
+  localparam int WIDEST = 384 * 3 ** DEPTH;
+  localparam int W = 1 + $clog2((LONGEST > WIDEST ? LONGEST : WIDEST) + 1);
 
   // Control: the window is filled, tables are written, weights pass, the pipeline runs dry.
   reg active, draining, filled, writing, streaming;
@@ -199,13 +203,13 @@ module ternary_engine #(
       .read_address(idle ? y_address : add_place),
       .read_data(sums_read)
   );
-  assign y_data = sums_read;
 
   reg [TABLES*10-1:0] entries_1;
   always @(posedge clk) entries_1 <= entries;
 
   generate
     for (p = 0; p < P; p = p + 1) begin : g_row
+      assign y_data[24*p+:24] = {{24 - W{sums_read[W*p+W-1]}}, sums_read[W*p+:W]};
       engine_row #(
           .TABLES(TABLES),
           .W(W)
