@@ -28,7 +28,11 @@ _FEW_ROWS = 24
 """Up to this many rows of q are multiplied as the weights are read; more pay for a panel."""
 
 _GROUP_ROWS = 8
-"""Few rows are taken in groups of this many: eight sums that take turns, a digit read once."""
+_GROUP_TILES = 2
+"""Few rows are taken in groups of this many, with two tiles: a digit is unpacked once for eight
+rows, and a word of q comes from memory once for two tiles (some processors add one dot product a
+cycle where that is an operand in memory, and two where it is in a register).
+"""
 
 # 4 tiles x 6 rows of sums are 24 of the 32 vector registers.
 _PANEL_TILES = 4
@@ -56,24 +60,36 @@ def write(matrix: Matrix, weights: Any, q: Any, acc: Any, rows: Any) -> None:
 
 
 def _few_rows(matrix: Matrix, weights: Any, q: Any, acc: Any, rows: Any) -> None:
-    """One tile after the other with all rows; nothing that is unpacked is written to memory.
+    """Tiles with all rows; nothing that is unpacked is written to memory.
 
     The weights are read once, in the order of memory, prefetched further ahead than the hardware
-    alone does.  Bound: reading them for one row; for several, a dot product for each word and row.
+    alone does: for one row tile after tile, for several in as many parts as tiles are taken at a
+    time.  Bound: reading them for one row; for several, a dot product for each word and row.
     """
     sums = row_sums(matrix, q, T.int64(0), rows)
 
-    def multiply_tile(tile: Any) -> None:
-        def multiply(first: Any, height: int) -> None:
-            start = T.Bind(first * matrix.q_words)
-            results = (_stream if height == 1 else _block)(matrix, weights, tile, q, start, height)
-            for row, result in enumerate(results):
-                total = T.Bind(result - splat(sums[first + row], 16, "int32"))
-                store_tile(matrix, acc, first + row, tile, total)
+    def multiply(row: Any, height: int, tiles: list[Any]) -> None:
+        start = T.Bind(row * matrix.q_words)
+        if len(tiles) == 1:
+            totals = [_stream(matrix, weights, tiles[0], q, start)]
+        else:
+            totals = _block(matrix, weights, tiles, q, start, height)
+        for place, total in enumerate(totals):
+            at = row + place // len(tiles)
+            result = T.Bind(total - splat(sums[at], 16, "int32"))
+            store_tile(matrix, acc, at, tiles[place % len(tiles)], result)
 
-        _in_groups(rows, _GROUP_ROWS, multiply)
+    with T.If(rows == 1):
+        with T.Then():
+            share(matrix.tiles, lambda tile: multiply(T.int64(0), 1, [tile]))
+        with T.Else():
+            part = -(-matrix.tiles // _GROUP_TILES)
 
-    share(matrix.tiles, multiply_tile)
+            def multiply_tiles(first: Any) -> None:
+                tiles = [first + part * place for place in range(_GROUP_TILES)]
+                _in_groups(rows, _GROUP_ROWS, lambda row, height: multiply(row, height, tiles))
+
+            share(part, multiply_tiles)
 
 
 def _in_groups(count: Any, size: int, multiply: Callable[[Any, int], None]) -> None:
@@ -89,9 +105,12 @@ def _in_groups(count: Any, size: int, multiply: Callable[[Any, int], None]) -> N
 
 
 def _load(matrix: Matrix, run: Run, weights: Any, tile: Any, block: Any) -> list[Vector]:
-    """Load the vectors of a block, and prefetch as many; past a tile the next one follows."""
+    """Load the vectors of a block, and prefetch as many; past a tile the next one follows.
+
+    A tile past the end repeats the last one.
+    """
     count = BLOCKS[run.layout].vectors
-    vector = tile * matrix.tile_vectors + run.first_vector + block * count
+    vector = T.min(tile, matrix.tiles - 1) * matrix.tile_vectors + run.first_vector + block * count
     start = T.Bind(vector * VECTOR_BYTES)
     read, first_level, data = T.int32(0), T.int32(3), T.int32(1)
     loaded: list[Vector] = []
@@ -102,7 +121,7 @@ def _load(matrix: Matrix, run: Run, weights: Any, tile: Any, block: Any) -> list
     return loaded
 
 
-def _stream(matrix: Matrix, weights: Any, tile: Any, q: Any, start: Any, _: int) -> list[Vector]:
+def _stream(matrix: Matrix, weights: Any, tile: Any, q: Any, start: Any) -> Vector:
     """A tile with one row of q: as few instructions as the reading of the weights hides.
 
     2bit: the bits of a word stay where they are; its sum is 4^s times too large, and is shifted
@@ -118,7 +137,7 @@ def _stream(matrix: Matrix, weights: Any, tile: Any, q: Any, start: Any, _: int)
                 spread = T.Bind(T.broadcast(q[start + run.first_word + block * words + word], 16))
                 dot(registers[word % len(registers)], factor, spread)
         total = total + _combine(run.layout, [register[0] for register in registers])
-    return [total]
+    return total
 
 
 def _factors(layout: Layout, vectors: list[Vector]) -> list[Vector]:
@@ -138,21 +157,25 @@ def _combine(layout: Layout, sums: list[Vector]) -> Vector:
 
 
 def _block(
-    matrix: Matrix, weights: Any, tile: Any, q: Any, start: Any, height: int
+    matrix: Matrix, weights: Any, tiles: list[Any], q: Any, start: Any, height: int
 ) -> list[Vector]:
-    """A tile with several rows of q: each digit is unpacked once, in registers."""
-    slots = _CHAINS // height
-    sums = [zero_registers(slots) for _ in range(height)]
+    """Tiles with several rows of q, row by row: each digit is unpacked once, in registers."""
+    count = height * len(tiles)
+    slots = _CHAINS // count
+    sums = [zero_registers(slots) for _ in range(count)]
     for run in matrix.runs:
         words = BLOCKS[run.layout].words
         with T.serial(0, run.blocks) as block:
-            vectors = _load(matrix, run, weights, tile, block)
-            for word, digits in enumerate(map(T.Bind, digits_of(run.layout, vectors))):
+            loaded = [_load(matrix, run, weights, tile, block) for tile in tiles]
+            digits = [digits_of(run.layout, vectors) for vectors in loaded]
+            for word, parts in enumerate(zip(*digits, strict=True)):
+                parts = list(map(T.Bind, parts))
                 index = start + run.first_word + block * words + word
-                for row, registers in enumerate(sums):
+                for row in range(height):
                     spread = T.Bind(T.broadcast(q[row * matrix.q_words + index], 16))
-                    dot(registers[word % slots], digits, spread)
-    return [sum((slot[0] for slot in row[1:]), row[0][0]) for row in sums]
+                    for tile, digit in enumerate(parts):
+                        dot(sums[row * len(tiles) + tile][word % slots], digit, spread)
+    return [sum((slot[0] for slot in registers[1:]), registers[0][0]) for registers in sums]
 
 
 def _many_rows(matrix: Matrix, weights: Any, q: Any, acc: Any, rows: Any) -> None:
@@ -181,9 +204,9 @@ def _many_rows(matrix: Matrix, weights: Any, q: Any, acc: Any, rows: Any) -> Non
 
 
 def _unpack_panel(matrix: Matrix, weights: Any, first: Any, panel: Any) -> None:
-    """Write the digits of `_PANEL_TILES` tiles; a tile past the end repeats the last one."""
+    """Write the digits of `_PANEL_TILES` tiles."""
     with T.serial(0, _PANEL_TILES) as place:
-        tile = T.Bind(T.min(first + place, matrix.tiles - 1))
+        tile = T.Bind(first + place)
         for run in matrix.runs:
             words = BLOCKS[run.layout].words
             with T.serial(0, run.blocks) as block:
