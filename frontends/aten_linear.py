@@ -20,6 +20,7 @@ from mmc.frontends.operands import (
     reshape,
 )
 from mmc.ir.op import Value
+from mmc.ir.ops import logic
 from mmc.ir.ops import pointwise as p
 from mmc.ir.ops.linear import Linear, Matmul
 from mmc.ir.ops.norm import LayerNorm, RmsNorm
@@ -110,9 +111,9 @@ def _attention(
     scores = p.Mul(Matmul(q, permuted(k, swapped)), operand(scale, call.dtype))
     if causal:
         rows, columns = q.type.shape[-2], k.type.shape[-2]
-        mask = p.LessEqual(Iota(columns), reshape(Iota(rows), (rows, 1)))
+        mask = logic.LessEqual(Iota(columns), reshape(Iota(rows), (rows, 1)))
     if mask is not None and mask.type.dtype is DType.BOOL:
-        scores = p.Where(mask, scores, operand(-math.inf, call.dtype))
+        scores = logic.Where(mask, scores, operand(-math.inf, call.dtype))
     elif mask is not None:
         scores = p.Add(scores, cast(mask, call.dtype))
     return Matmul(Softmax(scores, -1), v)

@@ -11,6 +11,7 @@ from typing import Any
 from mmc.frontends.aten_call import Call, Translate
 from mmc.frontends.operands import Operand, cast, number, operand, reshape
 from mmc.ir.op import Value
+from mmc.ir.ops import logic
 from mmc.ir.ops import pointwise as p
 from mmc.ir.ops.shape import Expand
 from mmc.ir.ops.source import Constant, Iota
@@ -46,13 +47,13 @@ def _arange(call: Call, start: Operand, step: Operand = 1) -> Value:
     return p.Add(steps, call.operand(start))
 
 
-def _triangle(keep: type[p.Comparison]) -> Translate:
+def _triangle(keep: type[logic.Comparison]) -> Translate:
     """For triu and tril: compare the column with the row."""
 
     def translate(call: Call, x: Value, diagonal: int = 0) -> Value:
         rows, columns = call.shape[-2:]
         row = reshape(Iota(rows, diagonal), (rows, 1))
-        return p.Where(keep(Iota(columns), row), x, operand(0, call.dtype))
+        return logic.Where(keep(Iota(columns), row), x, operand(0, call.dtype))
 
     return translate
 
@@ -72,6 +73,6 @@ TABLE: dict[str, Translate] = {
     "aten.arange.default": lambda call, *_: _arange(call, 0),
     "aten.arange.start": lambda call, start, *_: _arange(call, start),
     "aten.arange.start_step": lambda call, start, end, step, *_: _arange(call, start, step),
-    "aten.triu": _triangle(p.GreaterEqual),
-    "aten.tril": _triangle(p.LessEqual),
+    "aten.triu": _triangle(logic.GreaterEqual),
+    "aten.tril": _triangle(logic.LessEqual),
 }

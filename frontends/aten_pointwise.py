@@ -11,6 +11,7 @@ from typing import Any
 from mmc.frontends.aten_call import Call, Translate, common_dtype
 from mmc.frontends.operands import Operand, Unsupported, cast, operand
 from mmc.ir.op import Op, Value
+from mmc.ir.ops import logic
 from mmc.ir.ops import pointwise as p
 from mmc.ir.ops.source import Constant, Weight
 from mmc.ir.types import DType
@@ -43,7 +44,7 @@ def _logical(op: Callable[[Value, Value], Value]) -> Translate:
 
 
 def _truth(x: Value) -> Value:
-    return x if x.type.dtype is DType.BOOL else p.NotEqual(x, operand(0, x.type.dtype))
+    return x if x.type.dtype is DType.BOOL else logic.NotEqual(x, operand(0, x.type.dtype))
 
 
 def _scaled(call: Call, y: Operand, alpha: Operand) -> Value:
@@ -121,11 +122,11 @@ def _clamp_tensor(call: Call, x: Value, low: Value | None, high: Value | None) -
 
 
 def _where(call: Call, condition: Value, x: Operand, y: Operand) -> Value:
-    return p.Where(_truth(condition), call.operand(x), call.operand(y))
+    return logic.Where(_truth(condition), call.operand(x), call.operand(y))
 
 
 def _masked_fill(call: Call, x: Value, mask: Value, value: Operand) -> Value:
-    return p.Where(_truth(mask), call.operand(value), call.operand(x))
+    return logic.Where(_truth(mask), call.operand(value), call.operand(x))
 
 
 def _same(call: Call, x: Value, *_: Any) -> Value:
@@ -148,7 +149,7 @@ def _dropout(call: Call, x: Value, probability: float, train: bool) -> Value:
 
 
 def _bitwise_not(call: Call, x: Value) -> Value:
-    return p.Not(x) if call.dtype is DType.BOOL else p.Sub(operand(-1, call.dtype), x)
+    return logic.Not(x) if call.dtype is DType.BOOL else p.Sub(operand(-1, call.dtype), x)
 
 
 def _logaddexp(call: Call, x: Value, y: Value) -> Value:
@@ -192,7 +193,7 @@ UNARY: dict[str, Callable[[Value], Value]] = {
     "floor": p.Floor,
     "log": p.Log,
     "log1p": lambda x: p.Log(p.Add(x, operand(1, x.type.dtype))),
-    "logical_not": p.Not,
+    "logical_not": logic.Not,
     "neg": p.Neg,
     "reciprocal": p.Reciprocal,
     "relu": p.Relu,
@@ -212,25 +213,25 @@ BINARY: dict[str, type[Op]] = {
     "mul": p.Mul,
     "maximum": p.Maximum,
     "minimum": p.Minimum,
-    "bitwise_and": p.BitAnd,
-    "bitwise_or": p.BitOr,
-    "bitwise_right_shift": p.ShiftRight,
-    "__and__": p.BitAnd,
-    "__or__": p.BitOr,
-    "__rshift__": p.ShiftRight,
+    "bitwise_and": logic.BitAnd,
+    "bitwise_or": logic.BitOr,
+    "bitwise_right_shift": logic.ShiftRight,
+    "__and__": logic.BitAnd,
+    "__or__": logic.BitOr,
+    "__rshift__": logic.ShiftRight,
 }
 COMPARE: dict[str, type[Op]] = {
-    "eq": p.Equal,
-    "ne": p.NotEqual,
-    "lt": p.Less,
-    "le": p.LessEqual,
-    "gt": p.Greater,
-    "ge": p.GreaterEqual,
+    "eq": logic.Equal,
+    "ne": logic.NotEqual,
+    "lt": logic.Less,
+    "le": logic.LessEqual,
+    "gt": logic.Greater,
+    "ge": logic.GreaterEqual,
 }
 LOGICAL: dict[str, type[Op]] = {
-    "logical_and": p.BitAnd,
-    "logical_or": p.BitOr,
-    "logical_xor": p.NotEqual,
+    "logical_and": logic.BitAnd,
+    "logical_or": logic.BitOr,
+    "logical_xor": logic.NotEqual,
 }
 OTHER: dict[str, Translate] = {
     "add": _add,
@@ -272,7 +273,7 @@ TABLE: dict[str, Translate] = {
     **{f"aten.{name}": _compare(op) for name, op in COMPARE.items()},
     **{f"aten.{name}": _logical(op) for name, op in LOGICAL.items()},
     **{f"aten.{name}": translate for name, translate in OTHER.items()},
-    "aten.logical_not": lambda call, x: p.Not(x),
+    "aten.logical_not": lambda call, x: logic.Not(x),
     "aten.clamp.Tensor": _clamp_tensor,
     "aten.clamp_min.Tensor": _binary(p.Maximum),
     "aten.clamp_max.Tensor": _binary(p.Minimum),

@@ -21,7 +21,7 @@ from mmc.frontends.onnx_sizes import counted
 from mmc.frontends.operands import Unsupported, cut, moved, reshape
 from mmc.ir.graph import Graph
 from mmc.ir.op import Value
-from mmc.ir.ops.pointwise import Where
+from mmc.ir.ops.logic import Where
 from mmc.ir.ops.recurrence import Scan
 from mmc.ir.ops.shape import Concat
 from mmc.ir.ops.source import Input

@@ -18,7 +18,8 @@ from mmc.frontends.onnx_call import DTYPES
 from mmc.frontends.onnx_writer import Writer
 from mmc.frontends.operands import Unsupported
 from mmc.ir.op import Op
-from mmc.ir.ops import linear, norm, pointwise, recurrence, reduce, shape, source, ternary
+from mmc.ir.ops import linear, logic, norm, pointwise, recurrence, reduce, shape, source, ternary
+from mmc.ir.ops.catalog import OPERATIONS
 from mmc.ir.ops.ternary import AbsMax
 from mmc.ir.types import DType
 
@@ -59,12 +60,12 @@ def _bits(ints: str, bools: str) -> Emit:
     return lambda w, op, x: w.node(bools if op.type.dtype is DType.BOOL else ints, *x)
 
 
-def _not(w: Writer, op: pointwise.Not, x: Names) -> onnx_ir.Value:
+def _not(w: Writer, op: logic.Not, x: Names) -> onnx_ir.Value:
     truth = x[0] if op.x.type.dtype is DType.BOOL else w.node("Cast", x[0], to=CODES[DType.BOOL])
     return w.node("Not", truth)
 
 
-def _shift(w: Writer, op: pointwise.ShiftRight, x: Names) -> onnx_ir.Value:
+def _shift(w: Writer, op: logic.ShiftRight, x: Names) -> onnx_ir.Value:
     return w.node("BitShift", *x, direction="RIGHT")
 
 
@@ -204,13 +205,13 @@ TABLE: dict[type[Op], Emit] = {
     pointwise.Gelu: lambda w, op, x: w.node("Gelu", x[0], approximate=op.approximate),
     pointwise.Round: lambda w, op, x: w.own(f"Round_{op.mode}", x[0])[0],
     pointwise.Clamp: _clamp,
-    pointwise.Not: _not,
+    logic.Not: _not,
     pointwise.Cast: lambda w, op, x: w.node("Cast", x[0], to=CODES[op.dtype]),
     pointwise.Div: _division,
-    pointwise.BitAnd: _bits("BitwiseAnd", "And"),
-    pointwise.BitOr: _bits("BitwiseOr", "Or"),
-    pointwise.ShiftRight: _shift,
-    pointwise.NotEqual: _chain("Equal", "Not"),
+    logic.BitAnd: _bits("BitwiseAnd", "And"),
+    logic.BitOr: _bits("BitwiseOr", "Or"),
+    logic.ShiftRight: _shift,
+    logic.NotEqual: _chain("Equal", "Not"),
     reduce.Sum: _reduction("ReduceSum"),
     reduce.Mean: _reduction("ReduceMean"),
     reduce.Max: _reduction("ReduceMax"),
@@ -251,10 +252,11 @@ _SAME_NAME = (
     "Pow Equal Less Greater Where"
 )
 _OTHER_NAME = {
-    "Maximum": "Max",
-    "Minimum": "Min",
-    "LessEqual": "LessOrEqual",
-    "GreaterEqual": "GreaterOrEqual",
+    pointwise.Maximum: "Max",
+    pointwise.Minimum: "Min",
+    logic.LessEqual: "LessOrEqual",
+    logic.GreaterEqual: "GreaterOrEqual",
 }
-TABLE.update({getattr(pointwise, name): _simple(name) for name in _SAME_NAME.split()})
-TABLE.update({getattr(pointwise, ours): _simple(theirs) for ours, theirs in _OTHER_NAME.items()})
+_CLASSES = {cls.__name__: cls for cls in OPERATIONS.values()}
+TABLE.update({_CLASSES[name]: _simple(name) for name in _SAME_NAME.split()})
+TABLE.update({ours: _simple(theirs) for ours, theirs in _OTHER_NAME.items()})

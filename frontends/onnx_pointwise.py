@@ -11,6 +11,7 @@ from functools import reduce
 from mmc.frontends.onnx_call import Call, Operand, Translate, floats, scalar_like
 from mmc.frontends.operands import Unsupported, cast, operand, reshape
 from mmc.ir.op import Op, Value
+from mmc.ir.ops import logic
 from mmc.ir.ops import pointwise as p
 from mmc.ir.ops.source import Constant, Iota
 from mmc.ir.types import DType
@@ -111,7 +112,7 @@ def _expm1(x: Value, alpha: float) -> Value:
 
 def _kinked(x: Value, below: Value) -> Value:
     """x where it is above zero, else `below`."""
-    return p.Where(p.Greater(x, scalar_like(0, x)), x, below)
+    return logic.Where(logic.Greater(x, scalar_like(0, x)), x, below)
 
 
 def _elu(call: Call) -> Value:
@@ -144,7 +145,7 @@ def _prelu(call: Call) -> Value:
 
 def _thresholded(call: Call) -> Value:
     x, alpha = call.value(), call.attribute("alpha", 1.0)
-    return p.Where(p.Greater(x, scalar_like(alpha, x)), x, scalar_like(0, x))
+    return logic.Where(logic.Greater(x, scalar_like(alpha, x)), x, scalar_like(0, x))
 
 
 def _swish(call: Call) -> Value:
@@ -156,9 +157,9 @@ def _trilu(call: Call) -> Value:
     x = call.value(0)
     diagonal = call.ints(1)[0] if call.has(1) else 0
     rows, columns = x.type.shape[-2:]
-    keep = p.GreaterEqual if call.attribute("upper", 1) else p.LessEqual
+    keep = logic.GreaterEqual if call.attribute("upper", 1) else logic.LessEqual
     row = reshape(Iota(rows, diagonal), (rows, 1))
-    return p.Where(keep(Iota(columns), row), x, scalar_like(0, x))
+    return logic.Where(keep(Iota(columns), row), x, scalar_like(0, x))
 
 
 def _dropout(call: Call) -> list[Operand | None]:
@@ -172,7 +173,7 @@ def _dropout(call: Call) -> list[Operand | None]:
 def _shift(call: Call) -> Value:
     if call.attribute("direction") != "RIGHT":
         raise Unsupported("a shift to the left")
-    return p.ShiftRight(call.value(0), call.value(1))
+    return logic.ShiftRight(call.value(0), call.value(1))
 
 
 def _mean(call: Call) -> Value:
@@ -184,8 +185,8 @@ def _infinite(call: Call) -> Value:
     x = call.value()
     if not (call.attribute("detect_negative", 1) and call.attribute("detect_positive", 1)):
         sign = 1.0 if call.attribute("detect_positive", 1) else -1.0
-        return p.Equal(x, scalar_like(sign * math.inf, x))
-    return p.Equal(p.Abs(x), scalar_like(math.inf, x))
+        return logic.Equal(x, scalar_like(sign * math.inf, x))
+    return logic.Equal(p.Abs(x), scalar_like(math.inf, x))
 
 
 def _half_difference(x: Value, sign: type[Op]) -> Value:
@@ -194,10 +195,10 @@ def _half_difference(x: Value, sign: type[Op]) -> Value:
 
 UNARY: dict[str, Callable[[Value], Value]] = {
     "Abs": p.Abs, "Ceil": ceil, "Cos": p.Cos, "Erf": p.Erf, "Exp": p.Exp, "Floor": p.Floor,
-    "Log": p.Log, "Neg": p.Neg, "Not": p.Not, "Reciprocal": p.Reciprocal, "Relu": p.Relu,
+    "Log": p.Log, "Neg": p.Neg, "Not": logic.Not, "Reciprocal": p.Reciprocal, "Relu": p.Relu,
     "Round": p.Round, "Sigmoid": p.Sigmoid, "Sign": p.Sign, "Sin": p.Sin, "Softplus": p.Softplus,
     "Sqrt": p.Sqrt, "Tanh": p.Tanh,
-    "IsNaN": lambda x: p.NotEqual(x, x),
+    "IsNaN": lambda x: logic.NotEqual(x, x),
     "Tan": lambda x: p.Div(p.Sin(x), p.Cos(x)),
     "Sinh": lambda x: _half_difference(x, p.Sub),
     "Cosh": lambda x: _half_difference(x, p.Add),
@@ -206,9 +207,10 @@ UNARY: dict[str, Callable[[Value], Value]] = {
     "HardSwish": lambda x: p.Mul(x, _between_zero_and_one(x, 1 / 6, 0.5)),
 }  # fmt: skip
 BINARY: dict[str, type[Op]] = {
-    "Add": p.Add, "Sub": p.Sub, "Mul": p.Mul, "And": p.BitAnd, "Or": p.BitOr, "Xor": p.NotEqual,
-    "BitwiseAnd": p.BitAnd, "BitwiseOr": p.BitOr, "Equal": p.Equal, "Greater": p.Greater,
-    "GreaterOrEqual": p.GreaterEqual, "Less": p.Less, "LessOrEqual": p.LessEqual,
+    "Add": p.Add, "Sub": p.Sub, "Mul": p.Mul, "And": logic.BitAnd, "Or": logic.BitOr,
+    "Xor": logic.NotEqual, "BitwiseAnd": logic.BitAnd, "BitwiseOr": logic.BitOr,
+    "Equal": logic.Equal, "Greater": logic.Greater, "GreaterOrEqual": logic.GreaterEqual,
+    "Less": logic.Less, "LessOrEqual": logic.LessEqual,
 }  # fmt: skip
 
 TABLE: dict[str, Translate] = {
@@ -239,7 +241,7 @@ TABLE: dict[str, Translate] = {
     "Swish": _swish,
     "ThresholdedRelu": _thresholded,
     "Trilu": _trilu,
-    "Where": lambda call: p.Where(call.value(0), call.value(1), call.value(2)),
+    "Where": lambda call: logic.Where(call.value(0), call.value(1), call.value(2)),
     "com.microsoft.QuickGelu": lambda call: p.Mul(
         call.value(),
         p.Sigmoid(p.Mul(operand(call.attribute("alpha", 1.702), DType.F32), call.value())),

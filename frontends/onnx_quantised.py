@@ -17,6 +17,7 @@ from mmc.frontends.onnx_call import Call, Operand, Translate, axis_of, dtype_of,
 from mmc.frontends.onnx_pointwise import ceil, trunc
 from mmc.frontends.operands import Unsupported, cast, lowest, over, reshape
 from mmc.ir.op import Value
+from mmc.ir.ops import logic
 from mmc.ir.ops import pointwise as p
 from mmc.ir.ops import reduce as r
 from mmc.ir.ops.linear import Linear
@@ -131,7 +132,7 @@ def _bipolar_quant(call: Call) -> Value:
     """QONNX's: scale where x is not negative, else -scale."""
     x = call.value(0)
     one = scalar_like(1.0, x)
-    sign = p.Where(p.GreaterEqual(x, scalar_like(0.0, x)), one, p.Neg(one))
+    sign = logic.Where(logic.GreaterEqual(x, scalar_like(0.0, x)), one, p.Neg(one))
     return p.Mul(sign, call.value(1))
 
 
@@ -164,7 +165,9 @@ def _matmul_nbits(call: Call) -> Value:
 def _codes(packed: Value, bits: int) -> Value:
     """[..., bytes] -> [..., codes] as floats, the lowest bits of each byte first."""
     each = [
-        p.BitAnd(p.ShiftRight(packed, scalar(shift, DType.U8)), scalar(2**bits - 1, DType.U8))
+        logic.BitAnd(
+            logic.ShiftRight(packed, scalar(shift, DType.U8)), scalar(2**bits - 1, DType.U8)
+        )
         for shift in range(0, 8, bits)
     ]
     shape = packed.type.shape

@@ -21,6 +21,7 @@ from mmc.frontends.operands import (
     reshape,
 )
 from mmc.ir.op import Value
+from mmc.ir.ops import logic
 from mmc.ir.ops import pointwise as p
 from mmc.ir.ops import shape as s
 from mmc.ir.ops.source import Constant, Weight
@@ -145,8 +146,8 @@ def _from_the_front(call: Call, x: Value, size: Dim) -> Value:
     known = isinstance(found, Known) and all(n >= 0 for n in found.numbers.flat)
     if known or (isinstance(x, Weight) and not isinstance(found, Known)):
         return indices
-    negative = p.Less(indices, scalar_like(0, indices))
-    return p.Where(negative, p.Add(indices, operand(size, indices.type.dtype)), indices)
+    negative = logic.Less(indices, scalar_like(0, indices))
+    return logic.Where(negative, p.Add(indices, operand(size, indices.type.dtype)), indices)
 
 
 def _concat(call: Call) -> Value:

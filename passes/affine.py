@@ -12,7 +12,8 @@ from dataclasses import dataclass
 from mmc.ir.graph import Graph
 from mmc.ir.op import Op, Value
 from mmc.ir.ops.linear import Linear, Matmul
-from mmc.ir.ops.pointwise import Add, Cast, Detach, Div, Mul, Neg, Sub, Where
+from mmc.ir.ops.logic import Where
+from mmc.ir.ops.pointwise import Add, Cast, Detach, Div, Mul, Neg, Sub
 from mmc.ir.ops.reduce import CumSum, Mean, Sum
 from mmc.ir.ops.shape import Concat, Expand, Pad, Permute, Reshape, Slice
 from mmc.ir.ops.source import scalar

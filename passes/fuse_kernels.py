@@ -18,8 +18,9 @@ from mmc.ir.op import Op, Value, origin, producer
 from mmc.ir.ops.attention import Rotary
 from mmc.ir.ops.int4 import DequantizeInt4
 from mmc.ir.ops.linear import Linear
+from mmc.ir.ops.logic import Where
 from mmc.ir.ops.norm import LayerNorm, MeanSquare, RmsNorm, RmsStatistic
-from mmc.ir.ops.pointwise import Add, Binary, Cast, Mul, Sigmoid, Silu, Unary, Where
+from mmc.ir.ops.pointwise import Add, Binary, Cast, Mul, Sigmoid, Silu, Unary
 from mmc.ir.ops.recurrence import Kernel, LinearRecurrence
 from mmc.ir.ops.reduce import ArgMax, Max, Mean, Softmax, Sum
 from mmc.ir.ops.shape import Expand, Gather, Reshape, Slice, TakePosition

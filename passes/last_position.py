@@ -13,7 +13,8 @@ from typing import ClassVar
 from mmc.errors import MmcError
 from mmc.ir.graph import Graph, Mapped
 from mmc.ir.op import Op, Value, origin
-from mmc.ir.ops.pointwise import Binary, Sub, Where
+from mmc.ir.ops.logic import Where
+from mmc.ir.ops.pointwise import Binary, Sub
 from mmc.ir.ops.shape import TakePosition
 from mmc.ir.ops.source import scalar
 from mmc.ir.tensors import Tensors

@@ -11,7 +11,7 @@ from dataclasses import replace
 from typing import Any
 
 from mmc.ir.op import Op, Value, producer
-from mmc.ir.ops import pointwise
+from mmc.ir.ops import logic, pointwise
 from mmc.ir.ops.linear import Linear, Matmul
 from mmc.ir.ops.norm import LayerNorm, RmsNorm
 from mmc.ir.ops.recurrence import Scan
@@ -19,7 +19,7 @@ from mmc.ir.ops.reduce import Max, Mean, Sum
 from mmc.ir.ops.shape import Concat, Expand, Reshape, Slice
 from mmc.ir.types import Shape
 
-ELEMENTWISE = (pointwise.Unary, pointwise.Binary, pointwise.Where)
+ELEMENTWISE = (pointwise.Unary, pointwise.Binary, logic.Where)
 ON_LAST_AXIS = (Linear, RmsNorm, LayerNorm)
 ALONG_AN_AXIS = (Sum, Mean, Max, Slice, Concat)
 

@@ -15,7 +15,8 @@ from dataclasses import dataclass
 
 from mmc.ir.graph import Graph
 from mmc.ir.op import Value, producer
-from mmc.ir.ops.pointwise import Add, Div, Exp, Maximum, Mul, Neg, Sub, Where
+from mmc.ir.ops.logic import Where
+from mmc.ir.ops.pointwise import Add, Div, Exp, Maximum, Mul, Neg, Sub
 from mmc.ir.ops.source import Input
 from mmc.passes.affine import Affine, analyse
 

@@ -19,7 +19,18 @@ import mmc.ir.ops.catalog  # noqa: F401  # pyright: ignore[reportUnusedImport]
 from mmc.ir.evaluate import Arrays
 from mmc.ir.graph import Graph, graph_of
 from mmc.ir.op import Op, Origin, Value, origin
-from mmc.ir.ops import int4, linear, norm, pointwise, recurrence, reduce, shape, source, ternary
+from mmc.ir.ops import (
+    int4,
+    linear,
+    logic,
+    norm,
+    pointwise,
+    recurrence,
+    reduce,
+    shape,
+    source,
+    ternary,
+)
 from mmc.ir.packing import pack
 from mmc.ir.tensors import Tensors
 from mmc.ir.types import Dim, DType, Shape, TensorType, numel, static_shape, symbol
@@ -188,27 +199,27 @@ def _(b: Builder, kind: type[Op]) -> Op:
     return kind(x)
 
 
-@maker(*(k for k in leaves(pointwise.Binary) if not issubclass(k, pointwise.Comparison)))
+@maker(*(k for k in leaves(pointwise.Binary) if not issubclass(k, logic.Comparison)))
 def _(b: Builder, kind: type[Op]) -> Op:
-    if kind in (pointwise.BitAnd, pointwise.BitOr, pointwise.ShiftRight):
+    if kind in (logic.BitAnd, logic.BitOr, logic.ShiftRight):
         x = b.integer()
-        by = pointwise.BitAnd(b.like(x), source.Constant(7, TensorType(x.type.dtype, ())))
+        by = logic.BitAnd(b.like(x), source.Constant(7, TensorType(x.type.dtype, ())))
         return kind(x, by)
     x = b.floating() if kind is pointwise.Pow else b.number()
     return kind(x, b.like(x)) if b.rng.random() < 0.8 else kind(b.like(x), x)
 
 
-@maker(*pointwise.Comparison.__subclasses__())
+@maker(*logic.Comparison.__subclasses__())
 def _(b: Builder, kind: type[Op]) -> Op:
     x = b.number()
     return kind(x, b.like(x))
 
 
-@maker(pointwise.Where)
+@maker(logic.Where)
 def _(b: Builder, _: type[Op]) -> Op:
     x = b.number()
     mask = b.of(TensorType(DType.BOOL, x.type.shape))
-    return pointwise.Where(mask, x, b.like(x))
+    return logic.Where(mask, x, b.like(x))
 
 
 @maker(*reduce.Reduction.__subclasses__(), *reduce.AlongAxis.__subclasses__())

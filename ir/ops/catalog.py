@@ -9,6 +9,7 @@ from mmc.ir.ops import (
     fixed_gates,
     int4,
     linear,
+    logic,
     norm,
     pointwise,
     recurrence,
@@ -19,8 +20,8 @@ from mmc.ir.ops import (
 )
 
 FAMILIES = (
-    source, pointwise, reduce, shape, linear, norm, ternary, int4, recurrence, attention, fixed,
-    fixed_gates,
+    source, pointwise, logic, reduce, shape, linear, norm, ternary, int4, recurrence, attention,
+    fixed, fixed_gates,
 )  # fmt: skip
 
 OPERATIONS: Mapping[str, type[Op]] = Op.registry

@@ -11,6 +11,7 @@ from typing import Any
 from tvm.script.ir_builder import tirx as T
 
 from mmc.ir.op import Op
+from mmc.ir.ops import logic
 from mmc.ir.ops import pointwise as ir
 from mmc.ir.types import DType
 from mmc.targets.tvm import elementary
@@ -117,7 +118,7 @@ FORMULAS: dict[type[Op], Callable[..., Vector]] = {
     ir.Floor: lambda _, x: T.floor(x) if _is_float(x) else x,
     ir.Round: lambda op, x: elementary.round_to(x, op.mode) if _is_float(x) else x,
     ir.Clamp: lambda op, x: elementary.clamp(x, op.low, op.high),
-    ir.Not: lambda _, x: truth(T.EQ(x, like(x, 0))),
+    logic.Not: lambda _, x: truth(T.EQ(x, like(x, 0))),
     ir.Add: lambda _, x, y: x + y,
     ir.Sub: lambda _, x, y: x - y,
     ir.Mul: lambda _, x, y: x * y,
@@ -125,14 +126,14 @@ FORMULAS: dict[type[Op], Callable[..., Vector]] = {
     ir.Pow: _power,
     ir.Maximum: _extremum(lambda x, y: x > y),
     ir.Minimum: _extremum(lambda x, y: x < y),
-    ir.BitAnd: lambda _, x, y: x & y,
-    ir.BitOr: lambda _, x, y: x | y,
-    ir.ShiftRight: lambda _, x, y: T.shift_right(x, y),
-    ir.Equal: _compare(T.EQ),
-    ir.NotEqual: _compare(T.NE),
-    ir.Less: _compare(lambda x, y: x < y),
-    ir.LessEqual: _compare(lambda x, y: x <= y),
-    ir.Greater: _compare(lambda x, y: x > y),
-    ir.GreaterEqual: _compare(lambda x, y: x >= y),
-    ir.Where: _where,
+    logic.BitAnd: lambda _, x, y: x & y,
+    logic.BitOr: lambda _, x, y: x | y,
+    logic.ShiftRight: lambda _, x, y: T.shift_right(x, y),
+    logic.Equal: _compare(T.EQ),
+    logic.NotEqual: _compare(T.NE),
+    logic.Less: _compare(lambda x, y: x < y),
+    logic.LessEqual: _compare(lambda x, y: x <= y),
+    logic.Greater: _compare(lambda x, y: x > y),
+    logic.GreaterEqual: _compare(lambda x, y: x >= y),
+    logic.Where: _where,
 }

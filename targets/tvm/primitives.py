@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from mmc.ir.graph import Graph
 from mmc.ir.op import Op, Value
+from mmc.ir.ops.logic import Where
 from mmc.ir.ops.norm import LayerNorm, RmsNorm, RmsStatistic
 from mmc.ir.ops.pointwise import (
     Abs,
@@ -26,7 +27,6 @@ from mmc.ir.ops.pointwise import (
     Square,
     Sub,
     Unary,
-    Where,
 )  # fmt: skip
 from mmc.ir.ops.reduce import Max, Mean, Reduction, Softmax, Sum
 from mmc.ir.ops.shape import Reshape

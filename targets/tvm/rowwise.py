@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from mmc.ir.graph import Graph
 from mmc.ir.op import Op, Value
-from mmc.ir.ops import norm, pointwise, reduce, ternary
+from mmc.ir.ops import logic, norm, pointwise, reduce, ternary
 from mmc.ir.ops.shape import Gather, Slice
 from mmc.ir.ops.source import Constant, Input
 from mmc.ir.types import Dim, Shape, TensorType, numel, symbol
@@ -15,7 +15,7 @@ from mmc.ir.types import Dim, Shape, TensorType, numel, symbol
 ROWS = "rows"
 
 _ROW_BY_ROW = (
-    pointwise.Unary, pointwise.Binary, pointwise.Where, norm.RmsNorm, norm.RmsStatistic,
+    pointwise.Unary, pointwise.Binary, logic.Where, norm.RmsNorm, norm.RmsStatistic,
     norm.MeanSquare, norm.LayerNorm, ternary.Quantizes, ternary.Dequantize,
     ternary.TernaryMatmul, Gather, Input,
 )  # fmt: skip

@@ -10,6 +10,7 @@ from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 
 from mmc.ir.op import Op, Value, producer
+from mmc.ir.ops import logic
 from mmc.ir.ops import pointwise as ir
 from mmc.ir.ops.recurrence import LinearRecurrence
 from mmc.ir.ops.reduce import CumSum, Max
@@ -88,7 +89,7 @@ def steps_with_recurrence(value: Value, stored: Collection[Value]) -> bool:
             axes.add(op.axis % op.type.rank)
             if op.type.shape != shape:
                 return False
-        elif not isinstance(op, ir.Unary | ir.Binary | ir.Where):
+        elif not isinstance(op, ir.Unary | ir.Binary | logic.Where):
             return False
         stack += op.operands
     return len(axes) == 1

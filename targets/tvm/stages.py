@@ -16,6 +16,7 @@ from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from mmc.ir.op import Op, Value, producer
+from mmc.ir.ops import logic
 from mmc.ir.ops import pointwise as ir
 from mmc.ir.ops.attention import Rotary
 from mmc.ir.ops.int4 import DequantizeInt4
@@ -78,7 +79,7 @@ def in_row_operands(op: Op) -> tuple[Value, ...]:
     """The operands that a row of the result reads in the same row, at whatever columns."""
     last = op.types[0].rank - 1
     match op:
-        case ir.Unary() | ir.Binary() | ir.Where() | Expand():
+        case ir.Unary() | ir.Binary() | logic.Where() | Expand():
             return op.operands
         case Slice() | Concat() | Pad() if op.axis in (-1, last):
             return op.operands

@@ -19,7 +19,7 @@ from mmc.frontends.onnx_export import export_onnx
 from mmc.frontends.onnx_functions import FUNCTIONS
 from mmc.ir.evaluate import evaluate
 from mmc.ir.graph import graph_of
-from mmc.ir.ops import norm, pointwise, reduce, shape, ternary
+from mmc.ir.ops import logic, norm, pointwise, reduce, shape, ternary
 from mmc.ir.ops.source import Constant, Input, Iota
 from mmc.ir.ops.ternary import AbsMax
 from mmc.ir.types import DType, TensorType, symbol
@@ -125,10 +125,10 @@ CASES: dict[str, Any] = {
     "softplus": pointwise.Softplus(X), "tanh": pointwise.Tanh(X), "erf": pointwise.Erf(X),
     "square": pointwise.Square(X), "clamp": pointwise.Clamp(X, -0.5, 0.5),
     "clamp above": pointwise.Clamp(X, None, 0.5), "sign": pointwise.Sign(X),
-    "not": pointwise.Not(pointwise.Greater(X, GAIN)), "not equal": pointwise.NotEqual(X, GAIN),
-    "where": pointwise.Where(pointwise.LessEqual(X, GAIN), X, GAIN),
+    "not": logic.Not(logic.Greater(X, GAIN)), "not equal": logic.NotEqual(X, GAIN),
+    "where": logic.Where(logic.LessEqual(X, GAIN), X, GAIN),
     "maximum": pointwise.Maximum(X, GAIN), "cast": pointwise.Cast(X, DType.I32),
-    "shift": pointwise.ShiftRight(
+    "shift": logic.ShiftRight(
         pointwise.Cast(pointwise.Abs(X), DType.U8), Constant(1, TensorType(DType.U8, ()))),
     "sum": reduce.Sum(X, 1, False), "mean": reduce.Mean(X), "max": reduce.Max(X, -1, False),
     "arg max": reduce.ArgMax(X, -1, False), "softmax": reduce.Softmax(X),

@@ -27,6 +27,7 @@ from mmc.ir.ops import (
     attention,
     int4,
     linear,
+    logic,
     norm,
     pointwise,
     recurrence,
@@ -179,7 +180,7 @@ TORCH_UNARY: dict[type[Op], Reference] = {
     pointwise.Sign: torch.sign,
     pointwise.Floor: torch.floor,
     pointwise.Round: torch.round,
-    pointwise.Not: torch.logical_not,
+    logic.Not: torch.logical_not,
 }
 FINITE_ONLY = (pointwise.Silu, pointwise.Gelu, pointwise.Softplus, pointwise.Sign)
 EXACT = {"detach", "neg", "abs", "square", "relu", "sign", "floor", "round", "not", "sqrt"}
@@ -192,7 +193,7 @@ for unary, other in TORCH_UNARY.items():
         case(unary, unary, (np.abs(rounded),), other)
 for unary in (pointwise.Neg, pointwise.Abs, pointwise.Sign, pointwise.Square, pointwise.Relu):
     case(unary, unary, (integers(-9, 9, 12),), TORCH_UNARY[unary], exact=True)
-case(pointwise.Not, pointwise.Not, (np.array([True, False]),), torch.logical_not, exact=True)
+case(logic.Not, logic.Not, (np.array([True, False]),), torch.logical_not, exact=True)
 case(
     pointwise.Gelu,
     lambda x: pointwise.Gelu(x, "tanh"),
@@ -247,8 +248,8 @@ for new, kind in (
 BINARY: dict[type[Op], Reference] = {
     pointwise.Add: torch.add, pointwise.Sub: torch.sub, pointwise.Mul: torch.mul,
     pointwise.Div: torch.div, pointwise.Maximum: torch.maximum, pointwise.Minimum: torch.minimum,
-    pointwise.Equal: torch.eq, pointwise.NotEqual: torch.ne, pointwise.Less: torch.lt,
-    pointwise.LessEqual: torch.le, pointwise.Greater: torch.gt, pointwise.GreaterEqual: torch.ge,
+    logic.Equal: torch.eq, logic.NotEqual: torch.ne, logic.Less: torch.lt,
+    logic.LessEqual: torch.le, logic.Greater: torch.gt, logic.GreaterEqual: torch.ge,
 }  # fmt: skip
 GRID = np.array(list(itertools.product(VALUES[4:14], repeat=2)), np.float32)
 for binary, other in BINARY.items():
@@ -266,16 +267,16 @@ case(pointwise.Pow, pointwise.Pow, (normal(20), as_floats([2] * 20)), torch.pow)
 BITS = integers(0, 99, 30), integers(0, 99, 30)
 TRUTH = np.array([True, True, False, False]), np.array([True, False, True, False])
 for binary, other in (
-    (pointwise.BitAnd, torch.bitwise_and),
-    (pointwise.BitOr, torch.bitwise_or),
+    (logic.BitAnd, torch.bitwise_and),
+    (logic.BitOr, torch.bitwise_or),
 ):
     case(binary, binary, BITS, other, exact=True)
     case(binary, binary, TRUTH, other, exact=True)
 SHIFTS = integers(-99, 99, 30), integers(0, 5, 30)
-case(pointwise.ShiftRight, pointwise.ShiftRight, SHIFTS, torch.bitwise_right_shift, exact=True)
+case(logic.ShiftRight, logic.ShiftRight, SHIFTS, torch.bitwise_right_shift, exact=True)
 case(
-    pointwise.Where,
-    pointwise.Where,
+    logic.Where,
+    logic.Where,
     (integers(0, 2, 4, 1, dtype=np.bool_), normal(3), normal(2, 1, 1)),
     torch.where,
     exact=True,
@@ -876,11 +877,11 @@ REFUSED: dict[str, list[tuple[Callable[[], Op], str]]] = {
         (lambda: pointwise.Add(X, N), "one dtype, not f32 and i32"),
         (lambda: pointwise.Add(X, Y), "do not broadcast"),
     ],
-    "less": [(lambda: pointwise.Less(X, Y), "do not broadcast")],
+    "less": [(lambda: logic.Less(X, Y), "do not broadcast")],
     "where": [
-        (lambda: pointwise.Where(X, X, X), "condition must be bool"),
-        (lambda: pointwise.Where(MASK, X, N), "one dtype"),
-        (lambda: pointwise.Where(MASK, X, Y), "do not broadcast"),
+        (lambda: logic.Where(X, X, X), "condition must be bool"),
+        (lambda: logic.Where(MASK, X, N), "one dtype"),
+        (lambda: logic.Where(MASK, X, Y), "do not broadcast"),
     ],
     "round": [(lambda: pointwise.Round(X, "up"), "unknown rounding 'up'")],
     "gelu": [(lambda: pointwise.Gelu(X, "fast"), "unknown form 'fast'")],
@@ -1054,7 +1055,7 @@ def test_refused(make: Callable[[], Op], message: str) -> None:
 
 ACCEPTED: list[tuple[Callable[[], Value], str]] = [
     (lambda: pointwise.Add(given("a", T, 1), given("b", B, 1, 8)), "f32[B, T, 8]"),
-    (lambda: pointwise.Less(X, ROW), "bool[B, T, 8]"),
+    (lambda: logic.Less(X, ROW), "bool[B, T, 8]"),
     (lambda: pointwise.Cast(TRIT, I8), "i8[6, 8]"),
     (lambda: reduce.Sum(X, 1), "f32[B, 1, 8]"),
     (lambda: reduce.ArgMax(X, -1, False), "i64[B, T]"),

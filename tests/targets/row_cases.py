@@ -17,6 +17,7 @@ from mmc.ir.op import Value
 from mmc.ir.ops import (
     attention,
     linear,
+    logic,
     norm,
     pointwise,
     recurrence,
@@ -160,7 +161,7 @@ for kind in leaves(pointwise.Unary):
         pointwise.Sign,
         pointwise.Relu,
         pointwise.Square,
-        pointwise.Not,
+        logic.Not,
     ):
         case(f"{kind.mnemonic}_i32", kind(n))
 case("gelu_tanh", pointwise.Gelu(x, "tanh"))
@@ -170,26 +171,26 @@ case(
     pointwise.Clamp(n, None, 100),
     pointwise.Clamp(x, -0.1, 0.2),
 )
-case("detach_of_not", pointwise.Detach(pointwise.Not(p)))
-for kind in (*pointwise.Binary.__subclasses__(), *pointwise.Comparison.__subclasses__()):
-    if kind in (pointwise.BitAnd, pointwise.BitOr):
+case("detach_of_not", pointwise.Detach(logic.Not(p)))
+for kind in (*pointwise.Binary.__subclasses__(), *logic.Comparison.__subclasses__()):
+    if kind in (logic.BitAnd, logic.BitOr):
         case(f"{kind.mnemonic}_bool", kind(p, q))
-    elif kind is not pointwise.ShiftRight and kind is not pointwise.Comparison:
+    elif kind is not logic.ShiftRight and kind is not logic.Comparison:
         base = given("positive", B, T, 33) if kind is pointwise.Pow else x
         others = y, given("v", 33), given("row", B, T, 1), given("one"), given("steps", 1, T, 33)
         case(kind.mnemonic, *(kind(base, other) for other in others))
-    if kind not in (pointwise.Pow, pointwise.Comparison):
+    if kind not in (pointwise.Pow, logic.Comparison):
         case(
             f"{kind.mnemonic}_i32",
-            kind(n, m if kind is not pointwise.ShiftRight else given("shift", 33, dtype=I32)),
+            kind(n, m if kind is not logic.ShiftRight else given("shift", 33, dtype=I32)),
         )
 small = given("shift", 33, dtype=I32)
 case("pow_i32", pointwise.Pow(given("small", B, T, 33, dtype=I32), pointwise.Clamp(small, 0, 4)))
 case(
     "where",
-    pointwise.Where(q, x, source.scalar(2.5)),
-    pointwise.Where(p, n, m),
-    pointwise.Equal(p, q),
+    logic.Where(q, x, source.scalar(2.5)),
+    logic.Where(p, n, m),
+    logic.Equal(p, q),
 )
 for old in (F32, BF16, F16, I8, U8, I32, I64, BOOL):
     held = given("held", B, T, 33, dtype=old)
@@ -258,12 +259,10 @@ for width in (6, 32, 34):
     angles = given("cos", B, T, width // 2), given("sin", B, T, width // 2)
     case(f"rotary_{width}", attention.Rotary(given("x", B, T, 3, width), *angles))
 case("short_window", recurrence.CausalConv(x, given("state", B, 0, 40), given("w", 40, 1)))
-mask = pointwise.LessEqual(
-    shape.Reshape(source.Iota(T), (1, T)), shape.Reshape(source.Iota(T), (T, 1))
-)
+mask = logic.LessEqual(shape.Reshape(source.Iota(T), (1, T)), shape.Reshape(source.Iota(T), (T, 1)))
 case(
     "causal_softmax",
-    reduce.Softmax(pointwise.Where(mask, given("scores", B, T, T), source.scalar(-1e9))),
+    reduce.Softmax(logic.Where(mask, given("scores", B, T, T), source.scalar(-1e9))),
 )
 
 

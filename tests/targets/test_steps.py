@@ -11,7 +11,8 @@ import tvm
 from mmc.ir.evaluate import evaluate
 from mmc.ir.graph import Graph, graph_of
 from mmc.ir.op import Value
-from mmc.ir.ops.pointwise import Add, Detach, Exp, Maximum, Mul, Sub, Tanh, Where
+from mmc.ir.ops.logic import Where
+from mmc.ir.ops.pointwise import Add, Detach, Exp, Maximum, Mul, Sub, Tanh
 from mmc.ir.ops.recurrence import LinearRecurrence, Scan
 from mmc.ir.ops.reduce import Sum
 from mmc.ir.ops.shape import Slice
