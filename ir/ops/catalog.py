@@ -25,3 +25,6 @@ FAMILIES = (
 )  # fmt: skip
 
 OPERATIONS: Mapping[str, type[Op]] = Op.registry
+
+RECORDS: Mapping[str, type] = {"absmax": ternary.AbsMax}
+"""Attributes with fields of their own, by the name that the text form gives them."""
