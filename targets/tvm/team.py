@@ -80,8 +80,10 @@ done:
 }
 
 ; In the place of TVM's launch: the first loop of a call is the entry, the others are the team's.
+; mmc_task and mmc_data are the entry until the thread that runs it opens its first loop.
 define linkonce_odr i32 @mmc_start(ptr %task, ptr %data, i32 %tasks) alwaysinline nounwind {
-  %entry = alloca { ptr, ptr }
+  store ptr %task, ptr @mmc_task
+  store ptr %data, ptr @mmc_data
   %forming = load i32, ptr @mmc_forming
   %first = icmp ne i32 %forming, 0
   br i1 %first, label %form, label %loop
@@ -89,19 +91,14 @@ form:
   store i32 0, ptr @mmc_forming
   store i32 0, ptr @mmc_failed
   store atomic i64 0, ptr @mmc_word release, align 8
-  store ptr %task, ptr %entry
-  %data_at = getelementptr { ptr, ptr }, ptr %entry, i32 0, i32 1
-  store ptr %data, ptr %data_at
   %pool = load ptr, ptr @mmc_pool
-  %code = call i32 %pool(ptr @mmc_member, ptr %entry, i32 0)
+  %code = call i32 %pool(ptr @mmc_member, ptr null, i32 0)
   store atomic i32 0, ptr @mmc_taken release, align 4
   ret i32 %code
 loop:
   %size_at = getelementptr { ptr, i32 }, ptr @mmc_threads, i32 0, i32 1
   %size = load i32, ptr %size_at
   %wide = zext i32 %size to i64
-  store ptr %task, ptr @mmc_task
-  store ptr %data, ptr @mmc_data
   store atomic i32 0, ptr @mmc_done monotonic, align 4
   %old = load atomic i64, ptr @mmc_word monotonic, align 8
   %loops = lshr i64 %old, 32
@@ -133,7 +130,7 @@ end:
 }
 
 ; A thread of the pool: the first one runs the entry, the others take tasks until it is through.
-define linkonce_odr i32 @mmc_join(i32 %index, ptr %pool, ptr %entry) alwaysinline nounwind {
+define linkonce_odr i32 @mmc_join(i32 %index, ptr %pool, ptr %unused) alwaysinline nounwind {
   %first = icmp eq i32 %index, 0
   br i1 %first, label %lead, label %serve
 lead:
@@ -141,9 +138,8 @@ lead:
   %size = load i32, ptr %size_at
   %kept_at = getelementptr { ptr, i32 }, ptr @mmc_threads, i32 0, i32 1
   store i32 %size, ptr %kept_at
-  %task = load ptr, ptr %entry
-  %data_at = getelementptr { ptr, ptr }, ptr %entry, i32 0, i32 1
-  %data = load ptr, ptr %data_at
+  %task = load ptr, ptr @mmc_task
+  %data = load ptr, ptr @mmc_data
   %code = call i32 %task(i32 0, ptr %pool, ptr %data)
   store atomic i64 -1, ptr @mmc_word release, align 8
   ret i32 %code
