@@ -33,9 +33,9 @@ from mmc.ir.ops import (
 )
 from mmc.ir.packing import pack
 from mmc.ir.tensors import Tensors
-from mmc.ir.types import Dim, DType, Shape, TensorType, numel, static_shape, symbol
+from mmc.ir.types import Dim, DType, Shape, TensorType, numel, static_shape
+from tests.inputs import B, T
 
-B, T = symbol("B"), symbol("T")
 SIZES = {"B": 2, "T": 5}
 WIDTHS = (1, 4, 32)
 FLOATS = (DType.F32, DType.F32, DType.F32, DType.F16, DType.BF16)

@@ -20,14 +20,13 @@ from mmc.frontends.onnx_functions import FUNCTIONS
 from mmc.ir.evaluate import evaluate
 from mmc.ir.graph import graph_of
 from mmc.ir.ops import logic, norm, pointwise, reduce, shape, ternary
-from mmc.ir.ops.source import Constant, Input, Iota
+from mmc.ir.ops.source import Constant, Iota
 from mmc.ir.ops.ternary import AbsMax
-from mmc.ir.types import DType, TensorType, symbol
+from mmc.ir.types import DType, TensorType
 from tests.end_to_end.compiled import artifact, token_ids
 from tests.end_to_end.test_modules import BitStack
 from tests.frontends.onnx_models import F32, RNG, error, imported, interpreted, runtime, session
-
-B, T = symbol("B"), symbol("T")
+from tests.inputs import B, T, given
 
 
 def language_model_inputs(model: mmc.Model, ids: np.ndarray) -> dict[str, Any]:
@@ -108,10 +107,6 @@ def test_module_to_the_bit(rows: int, tmp_path: Path) -> None:
     loaded = mmc.load(tmp_path / "out")
     assert isinstance(loaded, mmc.Module)
     assert np.array_equal(runtime(tmp_path / "m.onnx", x.numpy())[0], loaded(x.numpy()))
-
-
-def given(name: str, *dims: Any, dtype: DType = DType.F32) -> Input:
-    return Input(name, TensorType(dtype, dims))
 
 
 X = given("x", B, T, 8)

@@ -16,9 +16,10 @@ from mmc.ir.ops.pointwise import Add, Exp, Mul, Neg, Pow
 from mmc.ir.ops.recurrence import Kernel
 from mmc.ir.ops.reduce import Sum
 from mmc.ir.ops.shape import Expand, Gather, Reshape
-from mmc.ir.ops.source import Input, Iota, Weight, scalar
+from mmc.ir.ops.source import Iota, Weight, scalar
 from mmc.ir.ops.ternary import AbsMax, Quantize, TernaryMatmul
-from mmc.ir.types import Dim, DType, TensorType, symbol
+from mmc.ir.types import DType, TensorType
+from tests.inputs import B, T, given
 from tests.random_graphs import (
     check_types,
     random_graph,
@@ -26,12 +27,6 @@ from tests.random_graphs import (
     random_tensors,
     same_outputs,
 )
-
-B, T = symbol("B"), symbol("T")
-
-
-def given(name: str, *dims: Dim, dtype: DType = DType.F32) -> Input:
-    return Input(name, TensorType(dtype, dims))
 
 
 def ones(*dims: int) -> np.ndarray:

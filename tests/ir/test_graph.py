@@ -16,13 +16,7 @@ from mmc.ir.ops.source import Input, Iota, Weight, scalar
 from mmc.ir.ops.ternary import AbsMax, Quantize
 from mmc.ir.text import render
 from mmc.ir.types import DType, TensorType, symbol
-
-B, T = symbol("B"), symbol("T")
-
-
-def given(name: str, *dims: object, dtype: DType = DType.F32) -> Input:
-    return Input(name, TensorType(dtype, dims))  # pyright: ignore[reportArgumentType]
-
+from tests.inputs import B, T, given
 
 X, Y = given("x", B, T, 4), given("y", B, T, 4)
 

@@ -39,17 +39,13 @@ from mmc.ir.ops import (
 from mmc.ir.ops.source import Input, scalar
 from mmc.ir.ops.ternary import AbsMax
 from mmc.ir.packing import pack
-from mmc.ir.types import Dim, DType, TensorType, symbol
+from mmc.ir.types import DType, TensorType
+from tests.inputs import B, T, given
 from tests.random_graphs import check_types
 
-B, T = symbol("B"), symbol("T")
 F32, F16, BF16 = DType.F32, DType.F16, DType.BF16
 I8, I32, I64, BOOL, TRITS = DType.I8, DType.I32, DType.I64, DType.BOOL, DType.TERNARY
 RNG = np.random.default_rng(0)
-
-
-def given(name: str, *dims: Dim, dtype: DType = F32) -> Input:
-    return Input(name, TensorType(dtype, dims))
 
 
 def normal(*dims: int) -> np.ndarray:

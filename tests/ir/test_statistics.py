@@ -8,21 +8,10 @@ from mmc.ir.ops.linear import Linear, Matmul
 from mmc.ir.ops.norm import RmsNorm, RmsStatistic
 from mmc.ir.ops.pointwise import Add, Div, Exp, Mul, Sigmoid, Tanh
 from mmc.ir.ops.recurrence import CausalConv, Kernel
-from mmc.ir.ops.source import Input, Weight
 from mmc.ir.ops.ternary import AbsMax, Dequantize, Quantize, TernaryMatmul
 from mmc.ir.statistics import all_ops, statistics, stored_bytes
-from mmc.ir.types import Dim, DType, TensorType, symbol
-
-B, T = symbol("B"), symbol("T")
-
-
-def given(name: str, *dims: Dim, dtype: DType = DType.F32) -> Input:
-    return Input(name, TensorType(dtype, dims))
-
-
-def weight(name: str, *dims: int, dtype: DType = DType.F32) -> Weight:
-    return Weight(name, TensorType(dtype, dims))
-
+from mmc.ir.types import DType, TensorType
+from tests.inputs import B, T, given, weight
 
 X = given("x", B, T, 8)
 

@@ -34,7 +34,7 @@ from mmc.ir.ops.pointwise import (
 from mmc.ir.ops.recurrence import LinearRecurrence, Scan
 from mmc.ir.ops.reduce import Max
 from mmc.ir.ops.shape import Reshape, Slice, TakePosition
-from mmc.ir.ops.source import Constant, Input, Weight, scalar
+from mmc.ir.ops.source import Constant, Weight, scalar
 from mmc.ir.ops.ternary import (
     AbsMax,
     Dequantize,
@@ -46,23 +46,14 @@ from mmc.ir.ops.ternary import (
     TernaryMatmul,
 )
 from mmc.ir.tensors import Tensors
-from mmc.ir.types import Dim, DType, TensorType, symbol
+from mmc.ir.types import DType, TensorType
 from mmc.passes.base import Log, Pass, RulePass
 from mmc.passes.check import PassCheck, check_pass, tie
 from mmc.passes.manager import PassManager
 from mmc.passes.registry import load_pass
 from mmc.passes.rewrite import AnyRule, rule, rule_for
+from tests.inputs import B, T, given, weight
 from tests.random_graphs import random_inputs, random_tensors
-
-B, T = symbol("B"), symbol("T")
-
-
-def given(name: str, *dims: Dim, dtype: DType = DType.F32) -> Input:
-    return Input(name, TensorType(dtype, dims))
-
-
-def weight(name: str, *dims: int, dtype: DType = DType.F32) -> Weight:
-    return Weight(name, TensorType(dtype, dims))
 
 
 def placed(path: str, make: Callable[[], Any]) -> Any:

@@ -15,19 +15,13 @@ from mmc.ir.ops.shape import Reshape, TakePosition
 from mmc.ir.ops.source import Constant, Input, Iota, Weight
 from mmc.ir.tensors import Tensors
 from mmc.ir.text import parse, render
-from mmc.ir.types import Dim, DType, TensorType, symbol
+from mmc.ir.types import DType, TensorType
 from mmc.ir.view import to_networkx
 from mmc.passes.base import Log
 from mmc.passes.fuse_kernels import FuseKernels
 from mmc.passes.kernel_groups import Groups
+from tests.inputs import B, T, given
 from tests.random_graphs import random_graph, random_inputs, random_tensors, same_outputs
-
-B, T = symbol("B"), symbol("T")
-
-
-def given(name: str, *dims: Dim, dtype: DType = DType.F32) -> Input:
-    return Input(name, TensorType(dtype, dims))
-
 
 X = given("x", B, T, 8)
 W = Weight("w", TensorType(DType.F32, (8, 8)))

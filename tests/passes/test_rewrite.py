@@ -12,17 +12,11 @@ from mmc.ir.op import Op, Origin, Value, origin
 from mmc.ir.ops.norm import RmsNorm
 from mmc.ir.ops.pointwise import Abs, Add, Cast, Clamp, Exp, Mul, Neg, Sub, Tanh
 from mmc.ir.ops.shape import Concat, Reshape
-from mmc.ir.ops.source import Constant, Input, scalar
+from mmc.ir.ops.source import Constant, scalar
 from mmc.ir.ops.ternary import AbsMax, Dequantize, Quantize, RmsNormQuantize
-from mmc.ir.types import Dim, DType, Shape, TensorType, symbol
+from mmc.ir.types import DType, Shape, TensorType
 from mmc.passes.rewrite import AnyRule, Once, Rule, rewrite, rule, rule_for, rule_if
-
-B = symbol("B")
-
-
-def given(name: str, *dims: Dim, dtype: DType = DType.F32) -> Input:
-    return Input(name, TensorType(dtype, dims))
-
+from tests.inputs import B, given
 
 X, Y, Z = given("x", B, 8), given("y", B, 8), given("z", B, 8)
 

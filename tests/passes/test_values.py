@@ -14,22 +14,18 @@ from mmc.ir.ops.norm import RmsNorm
 from mmc.ir.ops.pointwise import Abs, Add, Cast, Clamp, Detach, Div, Mul, Neg, Round, Sub
 from mmc.ir.ops.reduce import Mean
 from mmc.ir.ops.shape import Expand, Reshape
-from mmc.ir.ops.source import Input, Weight, scalar
+from mmc.ir.ops.source import Weight, scalar
 from mmc.ir.ops.ternary import AbsMax, Dequantize, ExpandTernary, Quantize, TernaryMatmul
 from mmc.ir.packing import unpack
 from mmc.ir.tensors import Tensors
-from mmc.ir.types import Dim, DType, TensorType, symbol
+from mmc.ir.types import DType, TensorType
 from mmc.passes.check import check_pass
 from mmc.passes.manager import PassManager, Step
 from mmc.passes.registry import parse_pipeline
 from mmc.passes.ternary_values import TernaryMatrix, find_ternary
+from tests.inputs import B, given
 
-B = symbol("B")
 RNG = np.random.default_rng(1)
-
-
-def given(name: str, *dims: Dim, dtype: DType = DType.F32) -> Input:
-    return Input(name, TensorType(dtype, dims))
 
 
 def normal(*dims: int) -> np.ndarray:

@@ -26,22 +26,18 @@ from mmc.ir.ops import (
     source,
     ternary,
 )
-from mmc.ir.types import Dim, DType, TensorType, static_shape, symbol
+from mmc.ir.types import DType, TensorType, static_shape
+from tests.inputs import B, T, given
 from tests.random_graphs import leaves
 
 Arrays: TypeAlias = Mapping[str, np.ndarray]
 Run: TypeAlias = Callable[[str, Arrays], Mapping[str, np.ndarray]]
 """Runs the kernel of a case on the inputs by name; returns the outputs by name."""
 
-B, T = symbol("B"), symbol("T")
 F32, BF16, F16, I8, U8 = DType.F32, DType.BF16, DType.F16, DType.I8, DType.U8
 I32, I64, BOOL = DType.I32, DType.I64, DType.BOOL
 SIZES = ((1, 1), (2, 3), (3, 7))
 ABSMAX = ternary.AbsMax
-
-
-def given(name: str, *dims: Dim, dtype: DType = F32) -> source.Input:
-    return source.Input(name, TensorType(dtype, dims))
 
 
 CASES: dict[str, Graph] = {}

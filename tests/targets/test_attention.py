@@ -11,17 +11,12 @@ import tvm
 from mmc.ir.evaluate import evaluate
 from mmc.ir.graph import Graph, graph_of
 from mmc.ir.ops.attention import Attention, CacheAppend
-from mmc.ir.ops.source import Input
-from mmc.ir.types import Dim, DType, TensorType, symbol
+from mmc.ir.types import DType
 from mmc.targets.tvm import attention, host, loader
+from tests.inputs import B, T, given
 
-B, T = symbol("B"), symbol("T")
 HELD = 150
 """Positions of a cache: two whole blocks and a part."""
-
-
-def given(name: str, *dims: Dim, dtype: DType = DType.F32) -> Input:
-    return Input(name, TensorType(dtype, dims))
 
 
 def attends(heads: int, groups: int, width: int) -> Graph:

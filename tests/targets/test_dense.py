@@ -13,10 +13,10 @@ from mmc.ir.graph import Graph, graph_of
 from mmc.ir.ops.linear import Linear
 from mmc.ir.ops.pointwise import Add, Cast, Silu
 from mmc.ir.ops.source import Input, scalar
-from mmc.ir.types import DType, TensorType, symbol
+from mmc.ir.types import DType, TensorType
 from mmc.targets.tvm import dense, host, loader
+from tests.inputs import B, T
 
-B, T = symbol("B"), symbol("T")
 SHAPES = [(1, 1), (7, 15), (16, 16), (5, 31), (33, 47), (100, 64), (21, 389)]
 """Rows and columns of the matrix."""
 KINDS = ("f32", "bf16", "f16", "codes", "bias")

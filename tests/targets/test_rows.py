@@ -16,9 +16,10 @@ from mmc.ir.ops import norm, pointwise, reduce, shape
 from mmc.ir.types import TensorType, static_shape
 from mmc.targets.tvm import host, loader, rows
 from mmc.targets.tvm.memory import row_stride
+from tests.inputs import B, T, given
 from tests.random_graphs import leaves
 from tests.targets import row_cases
-from tests.targets.row_cases import CASES, INDEPENDENT, ROWWISE, STEPWISE, Arrays, B, T, given
+from tests.targets.row_cases import CASES, INDEPENDENT, ROWWISE, STEPWISE, Arrays
 
 
 def stride(type_: TensorType) -> int:

@@ -16,16 +16,11 @@ from mmc.ir.ops.pointwise import Add, Detach, Exp, Maximum, Mul, Sub, Tanh
 from mmc.ir.ops.recurrence import LinearRecurrence, Scan
 from mmc.ir.ops.reduce import Sum
 from mmc.ir.ops.shape import Slice
-from mmc.ir.ops.source import Input, scalar
-from mmc.ir.types import Dim, DType, TensorType, static_shape, symbol
+from mmc.ir.ops.source import scalar
+from mmc.ir.types import DType, static_shape
 from mmc.targets.tvm import host, loader, steps
 from mmc.targets.tvm.rows import PARALLEL_WORK
-
-B, T = symbol("B"), symbol("T")
-
-
-def given(name: str, *dims: Dim, dtype: DType = DType.F32) -> Input:
-    return Input(name, TensorType(dtype, dims))
+from tests.inputs import B, T, given
 
 
 def selective(rows: int, columns: int) -> Graph:
