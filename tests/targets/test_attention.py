@@ -6,14 +6,14 @@ from functools import cache
 
 import numpy as np
 import pytest
-import tvm
 
 from mmc.ir.evaluate import evaluate
 from mmc.ir.graph import Graph, graph_of
 from mmc.ir.ops.attention import Attention, CacheAppend
 from mmc.ir.types import DType
-from mmc.targets.tvm import attention, host, loader
+from mmc.targets.tvm import attention, loader
 from tests.inputs import B, T, given
+from tests.targets.kernel_programs import aligned, program_of
 
 HELD = 150
 """Positions of a cache: two whole blocks and a part."""
@@ -43,22 +43,8 @@ BODIES = {
 @cache
 def program() -> loader.Program:
     """Every kernel in one object file."""
-    entries: list[host.Entry] = []
-    for n, body in enumerate(BODIES.values()):
-        kernel = attention.emit(body, f"kernel_{n}")
-        pointers = [p for p, kind in kernel.parameters.items() if kind.endswith("*")]
-        tensors = tuple(host.Tensor(p, 0) for p in pointers)
-        sizes = tuple(host.size_variable(p) for p in kernel.parameters if p not in pointers)
-        call = host.KernelCall(kernel, (*(t.at() for t in tensors), *sizes))
-        entries.append(host.Entry(f"entry_{n}", tensors, sizes, (call,)))
-    target = tvm.target.Target({"kind": "llvm", "mcpu": "icelake-server"})
-    return loader.Program(host.build(entries, target))
-
-
-def aligned(array: np.ndarray) -> np.ndarray:
-    memory = loader.aligned_zeros(array.nbytes)
-    memory[:] = array.reshape(-1).view(np.uint8)
-    return memory.view(array.dtype).reshape(array.shape)
+    bodies = enumerate(BODIES.values())
+    return program_of({f"entry_{n}": attention.emit(b, f"kernel_{n}") for n, b in bodies})
 
 
 def run(name: str, arrays: dict[str, np.ndarray], in_place: bool = False) -> np.ndarray:

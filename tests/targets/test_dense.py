@@ -6,7 +6,6 @@ from functools import cache
 
 import numpy as np
 import pytest
-import tvm
 
 from mmc.ir.evaluate import evaluate
 from mmc.ir.graph import Graph, graph_of
@@ -16,6 +15,7 @@ from mmc.ir.ops.source import Input, scalar
 from mmc.ir.types import DType, TensorType
 from mmc.targets.tvm import dense, host, loader
 from tests.inputs import B, T
+from tests.targets.kernel_programs import aligned, program_of
 
 SHAPES = [(1, 1), (7, 15), (16, 16), (5, 31), (33, 47), (100, 64), (21, 389)]
 """Rows and columns of the matrix."""
@@ -35,25 +35,13 @@ def product(kind: str, n: int, k: int) -> Graph:
 @cache
 def program() -> loader.Program:
     """A kernel for each kind and shape, in one object file."""
-    entries: list[host.Entry] = []
+    kernels: dict[str, host.Kernel] = {}
     for kind in KINDS:
         for n, k in SHAPES:
             flat = dense.flatten(product(kind, n, k))
             assert flat is not None
-            kernel = dense.emit(flat[0], f"kernel_{kind}_{n}_{k}")
-            *pointers, _ = kernel.parameters
-            tensors = tuple(host.Tensor(p, 0) for p in pointers)
-            rows = host.size_variable("rows")
-            call = host.KernelCall(kernel, (*(t.at() for t in tensors), rows))
-            entries.append(host.Entry(f"{kind}_{n}_{k}", tensors, (rows,), (call,)))
-    target = tvm.target.Target({"kind": "llvm", "mcpu": "icelake-server"})
-    return loader.Program(host.build(entries, target))
-
-
-def aligned(array: np.ndarray) -> np.ndarray:
-    memory = loader.aligned_zeros(array.nbytes)
-    memory[:] = array.reshape(-1).view(np.uint8)
-    return memory.view(array.dtype).reshape(array.shape)
+            kernels[f"{kind}_{n}_{k}"] = dense.emit(flat[0], f"kernel_{kind}_{n}_{k}")
+    return program_of(kernels)
 
 
 def arrays_for(kind: str, n: int, k: int, rows: int) -> dict[str, np.ndarray]:

@@ -19,6 +19,7 @@ from mmc.targets.cpu.features import ISA_FLAGS, Isa, cpu_flags
 from mmc.targets.cpu.processor import PROCESSORS
 from mmc.targets.tvm import dense, host, loader
 from mmc.targets.tvm.check import FLOAT_BOUND
+from tests.targets.kernel_programs import aligned, program_of
 
 ISAS: tuple[Isa, ...] = ("avx512_vnni", "avx_vnni")
 """AVX-VNNI's instructions are those of AVX-512 on 32 bytes, which stand in for them here."""
@@ -51,7 +52,7 @@ def body_of_int4(n: int, k: int) -> Graph:
 @cache
 def program() -> loader.Program:
     """A kernel for each instruction set and shape, one without a zero, one with a bias."""
-    entries: list[host.Entry] = []
+    kernels: dict[str, host.Kernel] = {}
     for isa in ISAS:
         bodies = {f"{n}_{k}": body_of(n, k) for n, k in SHAPES}
         bodies |= {f"int4_{n}_{k}": body_of_int4(n, k) for n, k in INT4}
@@ -59,19 +60,8 @@ def program() -> loader.Program:
         for name, body in bodies.items():
             flat = dense.flatten(body)
             assert flat is not None
-            kernel = dense_vnni.emit(flat[0], f"kernel_{isa}_{name}", isa)
-            *pointers, _ = kernel.parameters
-            tensors = tuple(host.Tensor(p, 0) for p in pointers)
-            rows = host.size_variable("rows")
-            call = host.KernelCall(kernel, (*(t.at() for t in tensors), rows))
-            entries.append(host.Entry(f"{isa}_{name}", tensors, (rows,), (call,)))
-    return loader.Program(host.build(entries, PROCESSORS["avx512_vnni"].target))
-
-
-def aligned(array: np.ndarray) -> np.ndarray:
-    memory = loader.aligned_zeros(array.nbytes)
-    memory[:] = array.reshape(-1).view(np.uint8)
-    return memory.view(array.dtype).reshape(array.shape)
+            kernels[f"{isa}_{name}"] = dense_vnni.emit(flat[0], f"kernel_{isa}_{name}", isa)
+    return program_of(kernels, PROCESSORS["avx512_vnni"].target)
 
 
 def run(isa: Isa, name: str, x: np.ndarray, w: np.ndarray, *others: np.ndarray) -> np.ndarray:

@@ -6,7 +6,6 @@ from functools import cache
 
 import numpy as np
 import pytest
-import tvm
 
 from mmc.errors import MmcError
 from mmc.ir.evaluate import bind_inputs
@@ -14,11 +13,12 @@ from mmc.ir.graph import graph_of
 from mmc.ir.op import Op, Origin, origin
 from mmc.ir.ops import norm, pointwise, reduce, shape
 from mmc.ir.types import TensorType, static_shape
-from mmc.targets.tvm import host, loader, rows
+from mmc.targets.tvm import loader, rows
 from mmc.targets.tvm.memory import row_stride
 from tests.inputs import B, T, given
 from tests.random_graphs import leaves
 from tests.targets import row_cases
+from tests.targets.kernel_programs import program_of
 from tests.targets.row_cases import CASES, INDEPENDENT, ROWWISE, STEPWISE, Arrays
 
 
@@ -55,16 +55,9 @@ def _matrix(type_: TensorType) -> tuple[int, int]:
 @cache
 def program() -> loader.Program:
     """Every case in one object file."""
-    entries: list[host.Entry] = []
-    for name, body in CASES.items():
-        kernel = rows.emit(body, f"kernel_{name}", "avx512_vnni")
-        pointers = [p for p, kind in kernel.parameters.items() if kind.endswith("*")]
-        tensors = tuple(host.Tensor(p, 0) for p in pointers)
-        sizes = tuple(host.size_variable(p) for p in kernel.parameters if p not in pointers)
-        call = host.KernelCall(kernel, (*(t.at() for t in tensors), *sizes))
-        entries.append(host.Entry(name, tensors, sizes, (call,)))
-    target = tvm.target.Target({"kind": "llvm", "mcpu": "icelake-server"})
-    return loader.Program(host.build(entries, target))
+    return program_of(
+        {name: rows.emit(body, f"kernel_{name}", "avx512_vnni") for name, body in CASES.items()}
+    )
 
 
 def run(name: str, arrays: Arrays) -> dict[str, np.ndarray]:

@@ -6,7 +6,6 @@ from functools import cache
 
 import numpy as np
 import pytest
-import tvm
 
 from mmc.ir.evaluate import evaluate
 from mmc.ir.graph import Graph, graph_of
@@ -18,9 +17,10 @@ from mmc.ir.ops.reduce import Sum
 from mmc.ir.ops.shape import Slice
 from mmc.ir.ops.source import scalar
 from mmc.ir.types import DType, static_shape
-from mmc.targets.tvm import host, loader, steps
+from mmc.targets.tvm import loader, steps
 from mmc.targets.tvm.rows import PARALLEL_WORK
 from tests.inputs import B, T, given
+from tests.targets.kernel_programs import aligned, program_of
 
 
 def selective(rows: int, columns: int) -> Graph:
@@ -81,22 +81,8 @@ BODIES = {
 @cache
 def program() -> loader.Program:
     """Every kernel in one object file."""
-    entries: list[host.Entry] = []
-    for n, body in enumerate(BODIES.values()):
-        kernel = steps.emit(body, f"kernel_{n}")
-        pointers = [p for p, kind in kernel.parameters.items() if kind.endswith("*")]
-        tensors = tuple(host.Tensor(p, 0) for p in pointers)
-        sizes = tuple(host.size_variable(p) for p in kernel.parameters if p not in pointers)
-        call = host.KernelCall(kernel, (*(t.at() for t in tensors), *sizes))
-        entries.append(host.Entry(f"entry_{n}", tensors, sizes, (call,)))
-    target = tvm.target.Target({"kind": "llvm", "mcpu": "icelake-server"})
-    return loader.Program(host.build(entries, target))
-
-
-def aligned(array: np.ndarray) -> np.ndarray:
-    memory = loader.aligned_zeros(array.nbytes)
-    memory[:] = array.reshape(-1).view(np.uint8)
-    return memory.view(array.dtype).reshape(array.shape)
+    bodies = enumerate(BODIES.values())
+    return program_of({f"entry_{n}": steps.emit(b, f"kernel_{n}") for n, b in bodies})
 
 
 def random(body: Graph, batch: int, time: int) -> dict[str, np.ndarray]:
