@@ -11,6 +11,7 @@ Both instruction sets share the loops; an `Arithmetic` says how products are sum
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 from tvm.script.ir_builder import tirx as T
@@ -19,9 +20,9 @@ from mmc.ir.packing import BLOCKS, VECTOR_BYTES, Run
 from mmc.targets.cpu.share import share
 from mmc.targets.cpu.ternary_256 import Arithmetic, stream_of, unpack_half
 from mmc.targets.cpu.ternary_tile import (
-    SUMMED_ROWS,
     Matrix,
     Vector,
+    multiply_in_parts,
     put,
     row_sums,
     splat,
@@ -154,21 +155,8 @@ def _gemm(
     12 sums stand in registers; a word costs 2 loads, 6 broadcasts from memory and 12 dot products.
     Bound: two products of 32 bytes per cycle.  Rows left over go in one group of fewer than 6.
     """
-    with T.serial(0, T.ceildiv(rows, SUMMED_ROWS)) as part:
-        first = T.Bind(part * SUMMED_ROWS)
-        count = T.Bind(T.min(rows - first, T.int64(SUMMED_ROWS)))
-        sums = row_sums(matrix, q, first, count)
-
-        def multiply_tile(tile: Any) -> None:
-            totals = T.alloc_buffer((SUMMED_ROWS * 16,), "int32")
-            with T.serial(0, count) as row:
-                T.buffer_store(totals, splat(-sums[row], 16, "int32"), [T.ramp(row * 16, 1, 16)])
-            _gemm_tile(arithmetic, matrix, weights, q, totals, tile, first, count)
-            with T.serial(0, count) as row:
-                total = T.Bind(totals.vload([row * 16], "int32x16"))
-                store_tile(matrix, acc, first + row, tile, total)
-
-        share(matrix.tiles, multiply_tile)
+    add_products = partial(_gemm_tile, arithmetic, matrix, weights, q)
+    multiply_in_parts(matrix, q, acc, rows, add_products)
 
 
 def _gemm_tile(

@@ -5,20 +5,18 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from functools import partial
 from typing import Any
 
 from tvm.script.ir_builder import tirx as T
 
 from mmc.ir.packing import BLOCKS, Layout, Run
-from mmc.targets.cpu.share import share
 from mmc.targets.cpu.ternary_tile import (
-    SUMMED_ROWS,
     Matrix,
     Vector,
+    multiply_in_parts,
     put,
-    row_sums,
     splat,
-    store_tile,
     zero_registers,
 )
 from mmc.targets.tvm.elementary import hold
@@ -37,21 +35,7 @@ def write(matrix: Matrix, weights: Any, q: Any, acc: Any, rows: Any) -> None:
 
     Bound: per word and row of q, four operations on 32 int16 lanes, and the unpacking.
     """
-    with T.serial(0, T.ceildiv(rows, SUMMED_ROWS)) as part:
-        first = T.Bind(part * SUMMED_ROWS)
-        count = T.Bind(T.min(rows - first, T.int64(SUMMED_ROWS)))
-        sums = row_sums(matrix, q, first, count)
-
-        def multiply_tile(tile: Any) -> None:
-            totals = T.alloc_buffer((SUMMED_ROWS * 16,), "int32")
-            with T.serial(0, count) as row:
-                T.buffer_store(totals, splat(-sums[row], 16, "int32"), [T.ramp(row * 16, 1, 16)])
-            _portable_tile(matrix, weights, q, totals, tile, first, count)
-            with T.serial(0, count) as row:
-                total = T.Bind(totals.vload([row * 16], "int32x16"))
-                store_tile(matrix, acc, first + row, tile, total)
-
-        share(matrix.tiles, multiply_tile)
+    multiply_in_parts(matrix, q, acc, rows, partial(_portable_tile, matrix, weights, q))
 
 
 def _portable_tile(

@@ -4,12 +4,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, TypeAlias
 
 from tvm.script.ir_builder import tirx as T
 
 from mmc.ir.packing import TILE_ROWS, Layout, Run, runs, tile_vectors
+from mmc.targets.cpu.share import share
 from mmc.targets.layout import int8_row_bytes
 
 SUMMED_ROWS = 480
@@ -93,3 +95,28 @@ def store_tile(matrix: Matrix, acc: Any, row: Any, tile: Any, value: Vector) -> 
             T.buffer_store(lanes, value, [T.ramp(0, 1, 16)])
             with T.serial(0, rest) as lane:
                 T.buffer_store(acc, lanes[lane], [start + lane])
+
+
+def multiply_in_parts(
+    matrix: Matrix, q: Any, acc: Any, rows: Any, add_products: Callable[[Any, Any, Any, Any], None]
+) -> None:
+    """Many rows, `SUMMED_ROWS` at a time: threads share the tiles, each unpacked once a part.
+
+    `add_products(totals, tile, first, count)` adds the products of the tile's digits with `count`
+    rows of q, from row `first` on, to `totals` [count][16], which begin at minus the rows' sums.
+    """
+    with T.serial(0, T.ceildiv(rows, SUMMED_ROWS)) as part:
+        first = T.Bind(part * SUMMED_ROWS)
+        count = T.Bind(T.min(rows - first, T.int64(SUMMED_ROWS)))
+        sums = row_sums(matrix, q, first, count)
+
+        def multiply_tile(tile: Any) -> None:
+            totals = T.alloc_buffer((SUMMED_ROWS * 16,), "int32")
+            with T.serial(0, count) as row:
+                T.buffer_store(totals, splat(-sums[row], 16, "int32"), [T.ramp(row * 16, 1, 16)])
+            add_products(totals, tile, first, count)
+            with T.serial(0, count) as row:
+                total = T.Bind(totals.vload([row * 16], "int32x16"))
+                store_tile(matrix, acc, first + row, tile, total)
+
+        share(matrix.tiles, multiply_tile)
