@@ -9,8 +9,7 @@ from pathlib import Path
 
 from mmc.artifact import open_artifact, replaced_folder, seal
 from mmc.driver import require_tunes
-from mmc.ir.text import parse
-from mmc.targets.base import graph_file
+from mmc.targets.base import read_graphs
 from mmc.targets.registry import load_target
 
 
@@ -20,8 +19,7 @@ def tune(out: Path, progress: Callable[[str, float], None] = lambda _, __: None)
     manifest = dict(artifact.manifest)
     target = load_target(manifest["target"])
     require_tunes(target, str(out))
-    names: list[str] = manifest["entries"]
-    graphs = {n: parse((out / graph_file(n)).read_text(), graph_file(n)) for n in names}
+    graphs = read_graphs(out, manifest["entries"])
     with replaced_folder(out) as folder:
         shutil.copytree(out, folder, copy_function=_linked_or_copied, dirs_exist_ok=True)
         built, told = target.tune(folder, graphs, manifest["built"], progress)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import resource
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -15,6 +15,7 @@ from mmc.errors import MmcError
 from mmc.ir.graph import Graph
 from mmc.ir.op import Op
 from mmc.ir.tensors import Tensors
+from mmc.ir.text import parse
 
 Arrays = Mapping[str, np.ndarray]
 Progress = Callable[[str], None]
@@ -214,3 +215,9 @@ class Target:
 def graph_file(entry: str) -> str:
     """The file of an entry's final graph."""
     return "graph.mmc" if entry == "forward" else f"graph-{entry}.mmc"
+
+
+def read_graphs(folder: Path, entries: Iterable[str]) -> dict[str, Graph]:
+    """The final graphs of an artefact."""
+    files = {entry: graph_file(entry) for entry in entries}
+    return {entry: parse((folder / file).read_text(), file) for entry, file in files.items()}

@@ -12,7 +12,6 @@ from mmc.errors import MmcError
 from mmc.ir.evaluate import evaluate
 from mmc.ir.graph import Graph
 from mmc.ir.tensors import Tensors
-from mmc.ir.text import parse
 from mmc.targets.base import (
     Arrays,
     BuildOptions,
@@ -22,7 +21,7 @@ from mmc.targets.base import (
     Meter,
     Progress,
     Target,
-    graph_file,
+    read_graphs,
 )
 from mmc.targets.weights_file import WeightsFile
 
@@ -55,9 +54,7 @@ class ReferenceTarget(Target):
 class _Interpreter:
     def __init__(self, folder: Path, entries: Sequence[str]) -> None:
         weights = WeightsFile.open(folder / "weights.safetensors")
-        self._graphs = {
-            e: parse((folder / graph_file(e)).read_text(), graph_file(e)) for e in entries
-        }
+        self._graphs = read_graphs(folder, entries)
         self._tensors = {w.name: weights.array(w) for g in self._graphs.values() for w in g.weights}
 
     def run(self, entry: str, inputs: Arrays) -> dict[str, np.ndarray]:

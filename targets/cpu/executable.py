@@ -17,8 +17,7 @@ from mmc.errors import MmcError
 from mmc.ir.evaluate import bind_inputs
 from mmc.ir.op import Value
 from mmc.ir.ops.source import Weight
-from mmc.ir.text import parse
-from mmc.targets.base import Arrays, Meter, graph_file
+from mmc.targets.base import Arrays, Meter, read_graphs
 from mmc.targets.cpu.caches import Caches
 from mmc.targets.cpu.continuation import continued, moves
 from mmc.targets.cpu.huge_pages import in_huge_pages
@@ -66,13 +65,11 @@ class CpuExecutable:
     @staticmethod
     def open(folder: Path, entries: Sequence[str], code: str) -> CpuExecutable:
         """Link the object file of that name."""
-        graphs = {e: parse((folder / graph_file(e)).read_text(), graph_file(e)) for e in entries}
+        plans = {name: Plan(graph) for name, graph in read_graphs(folder, entries).items()}
         file = folder / "weights.safetensors"
         weights = WeightsFile.open(file, in_huge_pages(file))
         program = Program(folder / "lib" / f"{code}.o")
-        return CpuExecutable(
-            program, weights, {name: Plan(graph) for name, graph in graphs.items()}
-        )
+        return CpuExecutable(program, weights, plans)
 
     def use_threads(self, count: int) -> None:
         """Run kernels with that many threads from now on; raise MmcError where it cannot."""

@@ -14,7 +14,6 @@ from mmc.ir.evaluate import evaluate
 from mmc.ir.graph import Graph
 from mmc.ir.op import Op
 from mmc.ir.tensors import Tensors
-from mmc.ir.text import parse
 from mmc.targets.base import (
     Arrays,
     BuildOptions,
@@ -23,7 +22,7 @@ from mmc.targets.base import (
     Executable,
     Progress,
     Target,
-    graph_file,
+    read_graphs,
 )
 from mmc.targets.fpga.boards import load_board
 from mmc.targets.fpga.codec import CODECS
@@ -114,8 +113,7 @@ class FpgaTarget(Target):
         simulation = FpgaExecutable.open(folder, {"states": list(plan.states)})
         weights = WeightsFile.open(folder / "weights.safetensors")
         compared = 0
-        for name in entries:
-            graph = parse((folder / graph_file(name)).read_text(), graph_file(name))
+        for name, graph in read_graphs(folder, entries).items():
             arrays = {w.name: weights.array(w) for w in graph.weights}
             expected = evaluate(graph, probes[name], arrays)
             found = simulation.run(name, probes[name])

@@ -15,9 +15,8 @@ from mmc.errors import MmcError
 from mmc.ir.evaluate import evaluate
 from mmc.ir.fixed_point import LARGEST_SHIFT
 from mmc.ir.graph import Graph
-from mmc.ir.text import parse
 from mmc.ir.types import static_shape
-from mmc.targets.base import graph_file
+from mmc.targets.base import read_graphs
 from mmc.targets.fpga import program
 from mmc.targets.fpga.boards import Board
 from mmc.targets.fpga.cycles import token_cycles
@@ -48,7 +47,7 @@ class Written:
         built = json.loads((folder / "manifest.json").read_text())["built"]
         names = Engine.__dataclass_fields__
         engine = Engine(**{k: v for k, v in built["engine"].items() if k in names})
-        graph = parse((folder / graph_file("forward")).read_text(), graph_file("forward"))
+        graph = read_graphs(folder, ["forward"])["forward"]
         weights = WeightsFile.open(folder / "weights.safetensors")
         tensors = {w.name: weights.array(w) for w in graph.weights}
         board = Board(**built["board_facts"])
