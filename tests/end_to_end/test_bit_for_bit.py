@@ -22,26 +22,11 @@ from mmc.targets.tvm.loader import Program, set_threads
 from mmc.targets.tvm.plan import Plan
 from mmc.targets.weights_file import WeightsFile
 from tests.end_to_end.compiled import VARIANTS, artifact, model, token_ids
+from tests.end_to_end.states import decoded, states_are_equal
 
 NAMES = ("example", *VARIANTS)
 HERE = [isa for isa, flags in ISA_FLAGS.items() if flags <= cpu_flags()]
 """Instruction sets that this processor has, best first."""
-
-
-def same(a: mmc.State, b: mmc.State) -> bool:
-    return a.arrays.keys() == b.arrays.keys() and all(
-        np.array_equal(a.arrays[name], b.arrays[name]) for name in a.arrays
-    )
-
-
-def decoded(loaded: mmc.Model, ids: np.ndarray) -> tuple[np.ndarray, mmc.State]:
-    """Logits [B, T, V] and the state, one token at a time."""
-    state = loaded.empty_state(len(ids))
-    logits: list[np.ndarray] = []
-    for t in range(ids.shape[1]):
-        made, state = loaded.decode(ids[:, t], state)
-        logits.append(made)
-    return np.stack(logits, 1), state
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -52,7 +37,7 @@ def test_token_by_token_is_prefill_is_forward(name: str) -> None:
     last, prefilled = loaded.prefill(ids)
     assert np.array_equal(stepped, loaded.forward(ids))
     assert np.array_equal(stepped[:, -1], last)
-    assert same(state, prefilled)
+    states_are_equal(state, prefilled)
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -63,7 +48,7 @@ def test_prompt_in_two_parts_is_the_prompt(name: str) -> None:
     logits, state = loaded.extend(ids[:, 4:], None, state)
     wanted, wanted_state = loaded.prefill(ids)
     assert np.array_equal(logits, wanted)
-    assert same(state, wanted_state)
+    states_are_equal(state, wanted_state)
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -118,7 +103,7 @@ def test_pieces_of_a_prompt_are_the_whole(
     again, after = loaded.prefill(ids, lengths)
     assert seen == ([3, 3, 3, 2] if lengths[1] == 11 else [3, 3, 5])
     assert np.array_equal(logits, again)
-    assert all(np.array_equal(state.arrays[name], after.arrays[name]) for name in state.arrays)
+    states_are_equal(after, state)
 
 
 def test_mapped_weights_give_the_same_logits(monkeypatch: pytest.MonkeyPatch) -> None:

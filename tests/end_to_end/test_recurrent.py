@@ -11,8 +11,8 @@ import pytest
 
 import mmc
 from mmc.errors import MmcError
-from mmc.runtime import State
 from tests.end_to_end.recurrent import CHECKED, MODELS, artifact, checkpoint, golden, model
+from tests.end_to_end.states import decode_is_prefill, pieces_are_the_prompt
 
 pytest.importorskip("transformers")
 
@@ -36,34 +36,14 @@ def test_every_kernel_is_the_interpreters(name: str) -> None:
     assert record["float_error"] <= 2e-6
 
 
-def states_are_equal(found: State, wanted: State) -> None:
-    assert found.arrays.keys() == wanted.arrays.keys()
-    for name, array in wanted.arrays.items():
-        assert np.array_equal(found.arrays[name], array), name
-
-
 @pytest.mark.parametrize("name", COMPILED)
 def test_decode_is_prefill_bit_for_bit(name: str) -> None:
-    """Padded prompts of different lengths, too: the state is that of each prompt alone."""
-    ids, lengths = golden(name)[0], [24, 7]
-    logits, state = model(name).prefill(ids, lengths)
-    for row, count in enumerate(lengths):
-        alone, made = model(name).empty_state(1), np.zeros(0)
-        for token in ids[row, :count]:
-            made, alone = model(name).decode(token[None], alone)
-        assert np.array_equal(made[0], logits[row])
-        cut = State({key: array[row : row + 1] for key, array in state.arrays.items()})
-        states_are_equal(alone, cut)
+    decode_is_prefill(model(name), golden(name)[0], [24, 7])
 
 
 @pytest.mark.parametrize("name", CHECKED)
 def test_a_prompt_in_pieces_is_the_prompt(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    ids = golden(name)[0]
-    whole, state = model(name).prefill(ids, [24, 11])
-    monkeypatch.setattr(model(name), "_prompt_rows", 10)
-    pieces, made = model(name).prefill(ids, [24, 11])
-    assert np.array_equal(whole, pieces)
-    states_are_equal(made, state)
+    pieces_are_the_prompt(model(name), golden(name)[0], [24, 11], monkeypatch)
 
 
 @pytest.mark.parametrize("name", CHECKED)

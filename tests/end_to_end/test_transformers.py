@@ -13,6 +13,11 @@ import mmc
 from mmc.errors import MmcError
 from mmc.ir.ops.attention import POSITION
 from mmc.runtime import State
+from tests.end_to_end.states import (
+    decode_is_prefill,
+    pieces_are_the_prompt,
+    states_are_equal,
+)
 from tests.end_to_end.transformers import COMPILED, CONTEXT, MODELS, NAMES, artifact, golden, model
 
 TERNARY = {"llama": 0, "qwen2": 0, "bitnet": 14, "bitnet-packed": 14, "llama-bitnet": 13}
@@ -48,34 +53,14 @@ def test_which_layers_are_ternary(name: str) -> None:
     assert sum(layer["ternary"] for layer in layers) == TERNARY[name]
 
 
-def states_are_equal(found: State, wanted: State) -> None:
-    assert found.arrays.keys() == wanted.arrays.keys()
-    for name, array in wanted.arrays.items():
-        assert np.array_equal(found.arrays[name], array), name
-
-
 @pytest.mark.parametrize("name", COMPILED)
 def test_decode_is_prefill_bit_for_bit(name: str) -> None:
-    """Padded prompts of different lengths, too: the state is that of each prompt alone."""
-    ids, lengths = golden(name)["input_ids"], [24, 7]
-    logits, state = model(name).prefill(ids, lengths)
-    assert state.arrays[POSITION].tolist() == lengths
-    for row, count in enumerate(lengths):
-        alone, made = model(name).empty_state(1), np.zeros(0)
-        for token in ids[row, :count]:
-            made, alone = model(name).decode(token[None], alone)
-        assert np.array_equal(made[0], logits[row])
-        cut = State({key: array[row : row + 1] for key, array in state.arrays.items()})
-        states_are_equal(alone, cut)
+    state = decode_is_prefill(model(name), golden(name)["input_ids"], [24, 7])
+    assert state.arrays[POSITION].tolist() == [24, 7]
 
 
 def test_a_prompt_in_pieces_is_the_prompt(monkeypatch: pytest.MonkeyPatch) -> None:
-    ids = golden("llama")["input_ids"]
-    whole, state = model("llama").prefill(ids, [24, 11])
-    monkeypatch.setattr(model("llama"), "_prompt_rows", 10)
-    pieces, made = model("llama").prefill(ids, [24, 11])
-    assert np.array_equal(whole, pieces)
-    states_are_equal(made, state)
+    pieces_are_the_prompt(model("llama"), golden("llama")["input_ids"], [24, 11], monkeypatch)
 
 
 def test_a_state_can_be_continued_twice() -> None:
