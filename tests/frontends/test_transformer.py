@@ -11,13 +11,10 @@ import pytest
 import torch
 
 from mmc.errors import MmcError
-from mmc.frontends.models.causal_lm import import_causal_lm
 from mmc.frontends.models.transformer import TransformerForCausalLM
 from mmc.frontends.models.transformer_config import Rope, TransformerConfig
-from mmc.frontends.torch_types import array_of
-from mmc.ir.evaluate import evaluate
 from mmc.ir.ops.attention import POSITION
-from mmc.ir.text import parse, render
+from tests.frontends.language_models import graph_is_the_module
 
 TINY: Mapping[str, Any] = {
     "model_type": "bitnet",
@@ -50,19 +47,10 @@ def test_graph_is_the_module(changes: Mapping[str, Any]) -> None:
         for parameter in module.parameters():
             noise = torch.randn(parameter.shape)
             parameter.copy_(1 + 0.2 * noise if parameter.dim() == 1 else noise)
-    imported = import_causal_lm(module)
-    assert parse(render(imported.graph)) is imported.graph
     states = {name: torch.randn(2, *shape) for name, shape in module.state_shapes.items()}
     states[POSITION] = torch.tensor([0, 6])
     ids, lengths = torch.randint(0, 17, (2, 5)), torch.tensor([5, 3])
-    with torch.no_grad():
-        wanted = module(ids, lengths, *states.values())
-    inputs = {"ids": ids, "lengths": lengths, **states}
-    given = {name: array_of(tensor) for name, tensor in inputs.items()}
-    found = evaluate(imported.graph, given, imported.tensors)
-    assert list(found) == ["logits", *states]
-    for (name, mine), theirs in zip(found.items(), wanted, strict=True):
-        np.testing.assert_allclose(mine, array_of(theirs), 1e-4, 1e-4, err_msg=name)
+    graph_is_the_module(module, ids, lengths, states)
 
 
 @pytest.mark.parametrize(
