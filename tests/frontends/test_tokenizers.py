@@ -21,11 +21,11 @@ from mmc.frontends.gguf_file import read_gguf
 from mmc.frontends.gguf_tokenizer import tokenizer_json
 from mmc.frontends.tokenizer_files import from_sentencepiece, tokenizer_of
 from tests.frontends.gguf_files import masters, write
-from tests.frontends.vocabularies import PAGES, bpe_keys, byte_level
+from tests.frontends.vocabularies import PAGE, bpe_keys, byte_level
 
 TEXTS = [
     "Hello world", " two  spaces ", "it's 1234 o'clock\n\n\tand 5", "naïve café, 你好 🙂", "",
-    "x = {'a': [1, 2]}  # no\r\n", *(page.read_text()[:3000] for page in PAGES),
+    "x = {'a': [1, 2]}  # no\r\n", *(PAGE.read_text()[n : n + 3000] for n in (0, 3000, 6000)),
 ]  # fmt: skip
 
 
@@ -34,7 +34,7 @@ def trained(kind: str, prefix: bool = True) -> bytes:
     """A SentencePiece model as Llama's are: bytes for what it does not know, nothing normalised."""
     made = io.BytesIO()
     sentencepiece.SentencePieceTrainer.train(  # pyright: ignore[reportAttributeAccessIssue]
-        sentence_iterator=iter(line for page in PAGES for line in page.read_text().splitlines()),
+        sentence_iterator=iter(PAGE.read_text().splitlines()),
         model_writer=made,
         vocab_size=600,
         model_type=kind,

@@ -1,4 +1,4 @@
-"""A small tokenizer in the manner of SmolLM's, trained on our own pages, and its keys in GGUF."""
+"""A small tokenizer in the manner of SmolLM's, trained on a page of ours, and its keys in GGUF."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 
 from tests.end_to_end.compiled import ROOT
 
-PAGES = (ROOT / "README.md", ROOT / "CONTRIBUTING.md", ROOT / "docs" / "architecture.md")
+PAGE = ROOT / "tests" / "data" / "page.md"
 
 
 @cache
@@ -22,7 +22,7 @@ def byte_level() -> Tokenizer:
     )
     made.decoder = decoders.ByteLevel()
     made.train(
-        [str(page) for page in PAGES],
+        [str(PAGE)],
         trainers.BpeTrainer(
             vocab_size=500, special_tokens=["<|end|>"], show_progress=False,
             initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
