@@ -50,6 +50,9 @@ Checkpoint = Annotated[
     typer.Argument(help="A directory in Hugging Face layout, MODEL.gguf, MODEL.onnx or MODEL.pt2."),
 ]
 Out = Annotated[Path, typer.Argument(help="An artefact that `mmc compile` wrote.")]
+PrintAfter = Annotated[
+    str | None, typer.Option(help="Print what a pass (or `all`) changed, on stderr.")
+]
 
 
 def main() -> None:

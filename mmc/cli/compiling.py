@@ -8,7 +8,7 @@ from typing import Annotated, Any
 
 import typer
 
-from mmc.cli.app import Checkpoint, Debug, Json, Out, app
+from mmc.cli.app import Checkpoint, Debug, Json, Out, PrintAfter, app
 from mmc.progress import Bar
 
 
@@ -27,9 +27,7 @@ def compile_command(
     dump_ir: Annotated[
         Path | None, typer.Option(help="Write the graph after every pass there too.")
     ] = None,
-    print_after: Annotated[
-        str | None, typer.Option(help="Print what a pass (or `all`) changed, on stderr.")
-    ] = None,
+    print_after: PrintAfter = None,
     weights: Annotated[
         str | None,
         typer.Option(help="Packing of ternary weights: auto, 2bit, ... (see `mmc targets`)."),

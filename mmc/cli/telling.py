@@ -9,7 +9,7 @@ from typing import Annotated
 
 import typer
 
-from mmc.cli.app import Debug, Json, app
+from mmc.cli.app import Debug, Json, PrintAfter, app
 from mmc.progress import Bar
 
 
@@ -79,9 +79,7 @@ def estimate_command(
 def opt(
     file: Annotated[str, typer.Argument(help="A graph in text form; - reads standard input.")],
     passes: Annotated[str, typer.Option(help="Passes in order: a,b{option=value}.")],
-    print_after: Annotated[
-        str | None, typer.Option(help="Print what a pass (or `all`) changed, on stderr.")
-    ] = None,
+    print_after: PrintAfter = None,
     debug: Debug = False,
 ) -> None:
     """Run passes over a graph in text form and write the graph."""
