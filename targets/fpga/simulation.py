@@ -102,11 +102,6 @@ def run(simulator: Path, given: bytes) -> bytes:
     return done.stdout
 
 
-def container(bits: int) -> int:
-    """Bytes that Verilator keeps a port of so many bits in."""
-    return next((size for size in (1, 2, 4, 8) if bits <= 8 * size), -(-bits // 32) * 4)
-
-
 def sums_of(data: bytes, rows: int) -> np.ndarray:
     """Row groups of sums of 24 bits, `rows` in a group, as i32."""
     low = np.frombuffer(data, np.uint8).reshape(-1, SUM_BYTES).astype(np.int32)
