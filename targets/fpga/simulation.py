@@ -102,8 +102,8 @@ def run(simulator: Path, given: bytes) -> bytes:
     return done.stdout
 
 
-def sums_of(data: bytes, rows: int) -> np.ndarray:
-    """Row groups of sums of 24 bits, `rows` in a group, as i32."""
+def sums_of(data: bytes) -> np.ndarray:
+    """Sums of 24 bits as i32."""
     low = np.frombuffer(data, np.uint8).reshape(-1, SUM_BYTES).astype(np.int32)
     return (low @ np.array([1 << 8, 1 << 16, 1 << 24], np.int32)) >> 8
 
@@ -145,5 +145,5 @@ class Simulator:
         return [self._token(said[at : at + size]) for at in range(0, len(said), size)]
 
     def _token(self, said: bytes) -> Token:
-        sums = sums_of(said[48:], self.engine.rows)[: self.plan.vocabulary]
+        sums = sums_of(said[48:])[: self.plan.vocabulary]
         return Token(*struct.unpack("<6q", said[:48]), sums)

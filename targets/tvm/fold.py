@@ -51,9 +51,7 @@ def lane_total(x: Vector, combine: Callable[[Vector, Vector], Vector]) -> Vector
     return hold(combine(*pairs))
 
 
-def for_columns(
-    columns: Any, many: Callable[[Any], None], one: Callable[[Any], None], *, unroll: int = 1
-) -> None:
+def for_columns(columns: Any, many: Callable[[Any], None], one: Callable[[Any], None]) -> None:
     """Run over columns: 16 at a time, then one at a time what is left."""
     if isinstance(columns, int) and columns < LANES:
         full: Any = 0

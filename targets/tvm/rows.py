@@ -50,10 +50,10 @@ PARALLEL_WORK = 16384
 """Elements below which starting the threads costs more than it saves."""
 
 
-def emit(body: Graph, name: str, isa: str = "") -> Kernel:
+def emit(body: Graph, name: str) -> Kernel:
     """The kernel that computes the outputs of `body`.
 
-    The TIR is the same for every instruction set, `isa`: LLVM cuts 16 lanes into what there is.
+    The TIR is the same for every instruction set: LLVM cuts 16 lanes into what there is.
     Raises MmcError where the body holds an operation that has no CPU kernel.
     """
     if refused := unsupported(body):

@@ -278,10 +278,10 @@ class Plan:
             elsewhere = [x for x in op.operands if x not in inside]
             found += [
                 p for v in cone(elsewhere, self.stored)
-                if v not in self.stored and needs_stage(p := producer(v), self.stored)
+                if v not in self.stored and needs_stage(p := producer(v))
             ]  # fmt: skip
         return list(dict.fromkeys(found))
 
 
-def needs_stage(op: Op, stored: Collection[Value]) -> bool:
+def needs_stage(op: Op) -> bool:
     return is_row_reduction(op) or isinstance(op, Linear | CumSum)

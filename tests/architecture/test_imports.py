@@ -38,9 +38,9 @@ THIRD_PARTY = {
 OWNERS = {
     "torch": ("mmc.frontends.", "mmc.convert", "mmc.nn."),
     "triton": ("mmc.nn.recurrence_triton", "mmc.nn.bit_linear_triton"),
-    "tvm": ("mmc.targets.", "mmc.runtime"),
-    "tvm_ffi": ("mmc.targets.", "mmc.runtime"),
-    "tvm_ffi_orcjit": ("mmc.targets.", "mmc.runtime"),
+    "tvm": ("mmc.targets.",),
+    "tvm_ffi": ("mmc.targets.",),
+    "tvm_ffi_orcjit": ("mmc.targets.",),
     "cuda": ("mmc.targets.cuda.",),
     "onnx": ("mmc.frontends.onnx",),
     "onnx_ir": ("mmc.frontends.onnx",),

@@ -108,7 +108,7 @@ def layers(count: int, width: int = 64, rows: Dim = ROWS) -> Graph:
     sums: Value | None = None
     scale: Value | None = None
     for i in range(count + 1):
-        given, body = _row_kernel(x, sums, scale, width, last=i == count)
+        given, body = _row_kernel(x, sums, scale, last=i == count)
         made = Kernel(given, body).results
         x = made[0]
         if i == count:
@@ -122,7 +122,7 @@ def layers(count: int, width: int = 64, rows: Dim = ROWS) -> Graph:
 
 
 def _row_kernel(
-    x: Value, sums: Value | None, scale: Value | None, width: int, *, last: bool
+    x: Value, sums: Value | None, scale: Value | None, *, last: bool
 ) -> tuple[tuple[Value, ...], Graph]:
     given: tuple[Value, ...] = (x,)
     inputs = [Input("x", x.type)]

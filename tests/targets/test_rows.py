@@ -55,9 +55,7 @@ def _matrix(type_: TensorType) -> tuple[int, int]:
 @cache
 def program() -> loader.Program:
     """Every case in one object file."""
-    return program_of(
-        {name: rows.emit(body, f"kernel_{name}", "avx512_vnni") for name, body in CASES.items()}
-    )
+    return program_of({name: rows.emit(body, f"kernel_{name}") for name, body in CASES.items()})
 
 
 def run(name: str, arrays: Arrays) -> dict[str, np.ndarray]:
@@ -118,7 +116,7 @@ def test_an_operation_without_a_kernel_is_refused_with_its_place() -> None:
     with pytest.raises(
         MmcError, match=r"no CPU kernel for `median` at layers\.3\.cell, model\.py:12"
     ):
-        rows.emit(body, "kernel", "avx512_vnni")
+        rows.emit(body, "kernel")
 
 
 def test_a_norm_read_from_another_row_is_refused() -> None:
