@@ -33,11 +33,17 @@ INIT_STD = 0.02
 
 
 class BitLinear(Reference):
-    """x [..., inputs] -> [..., outputs] in x's type, or in autocast's."""
+    """x [..., inputs] -> [..., outputs] in x's type, or in autocast's.
 
-    def __init__(self, inputs: int, outputs: int, quantiser: Quantiser | None = None) -> None:
+    bias: added to the product in floats; the checkpoints of ternary models hold none.
+    """
+
+    def __init__(
+        self, inputs: int, outputs: int, quantiser: Quantiser | None = None, bias: bool = False
+    ) -> None:
         super().__init__(inputs, outputs, quantiser or Quantiser())
         nn.init.normal_(self.weight, std=INIT_STD)
+        self.bias = nn.Parameter(torch.zeros(outputs)) if bias else None
 
     def forward(
         self,
@@ -53,8 +59,13 @@ class BitLinear(Reference):
         and again in the backward pass: x and gate are all that is kept.  halves: x
         [..., 2 inputs] is gate and x, side by side.
         """
-        if x.is_cuda:
-            return self.on_gpu(x, gate, norm, activation, halves)
+        product = self.on_gpu if x.is_cuda else self.plain
+        y = product(x, gate, norm, activation, halves)
+        return y if self.bias is None else y + self.bias.to(y.dtype)
+
+    def plain(
+        self, x: Tensor, gate: Tensor | None, norm: RmsNorm | None, activation: str, halves: bool
+    ) -> Tensor:
         if halves:
             gate, x = x.chunk(2, -1)
         x = x if norm is None else norm(x.float())

@@ -78,28 +78,10 @@ class Transformer(LanguageModel):
         return self.lm_head(self.model.norm(x))
 
 
-class BiasedBitLinear(BitLinear):
-    """A dense layer with a bias, rounded; no checkpoint holds one."""
-
-    def __init__(self, inputs: int, outputs: int) -> None:
-        super().__init__(inputs, outputs, QUANTISER)
-        self.bias = nn.Parameter(torch.zeros(outputs))
-
-    def forward(
-        self,
-        x: Tensor,
-        gate: Tensor | None = None,
-        norm: RmsNorm | None = None,
-        activation: str = "silu",
-        halves: bool = False,
-    ) -> Tensor:
-        return super().forward(x, gate, norm, activation, halves) + self.bias
-
-
 def make_linear(config: TransformerConfig, inputs: int, outputs: int, bias: bool) -> nn.Module:
     """A linear layer of the model, dense or ternary."""
     if config.quantised:
-        return BiasedBitLinear(inputs, outputs) if bias else BitLinear(inputs, outputs, QUANTISER)
+        return BitLinear(inputs, outputs, QUANTISER, bias)
     made = nn.Linear(inputs, outputs, bias)
     torch.nn.init.normal_(made.weight, std=INIT_STD)
     return made
