@@ -2,8 +2,9 @@
 
     python benchmarks/convert_scaling.py --text TEXT --tokenizer FILE -o build/scaling
 
-The Transformer has random weights in the shape of SmolLM2-135M, or is --model DIR.  Every run but
-the first is ended by a signal after its first checkpoint and resumed.
+The Transformer has random weights in the shape of SmolLM2-135M, or is --model DIR.  0 processes
+are one without torchrun, whose step is a single CUDA graph.  With more than one the training is
+ended by a signal after its first checkpoint and resumed.  What is in the folder is not done again.
 """
 
 from __future__ import annotations
@@ -12,11 +13,15 @@ import argparse
 import csv
 import json
 import shutil
+import statistics
 import subprocess
 import sys
 import time
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
+
+from mmc.convert.resume import training_folder
 
 SMOLLM2: dict[str, Any] = {
     "model_type": "llama", "vocab_size": 49152, "hidden_size": 576, "intermediate_size": 1536,
@@ -46,18 +51,19 @@ def write_random(folder: Path, tokenizer: Path) -> Path:
 
 def command(model: Path, out: Path, count: int, given: argparse.Namespace) -> list[str]:
     """What a user would type."""
-    torchrun = (sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node")
+    torchrun = ("-m", "torch.distributed.run", "--standalone", "--nproc-per-node", count)
     options = {
         "--to": given.to, "--text": given.text, "--steps": given.steps, "--batch": given.batch,
         "--window": given.window, "--save-every": given.steps // 3, "--device": given.device,
     }  # fmt: skip
-    parts = [*torchrun, count, "-m", "mmc", "convert", model, "-o", out]
-    return [str(part) for part in (*parts, *(word for pair in options.items() for word in pair))]
+    parts = [*(torchrun if count else ()), "-m", "mmc", "convert", model, "-o", out]
+    words = (*parts, *(word for pair in options.items() for word in pair))
+    return [sys.executable, *map(str, words)]
 
 
 def killed(words: list[str], out: Path) -> int:
     """Begin the training, end it after its first checkpoint; returns the step it can go on from."""
-    folder = out.with_name(f"{out.name}.training")
+    folder = training_folder(out)
     process = subprocess.Popen(words)
     while process.poll() is None and not saved(folder):
         time.sleep(0.1)
@@ -74,16 +80,28 @@ def saved(folder: Path) -> int:
 def run(model: Path, count: int, given: argparse.Namespace) -> dict[str, Any]:
     """The curve of a finished training, its speed, and where it was interrupted."""
     out = given.out / f"{count}-processes"
-    words = command(model, out, count, given)
-    resumed_at = killed(words, out) if count > min(given.processes) else 0
-    subprocess.run([*words, "--resume"] if resumed_at else words, check=True)
+    interrupted = out.with_suffix(".interrupted")
+    if not (out / "conversion.json").is_file():
+        words = command(model, out, count, given)
+        interrupted.write_text(str(killed(words, out) if count > 1 else 0))
+        subprocess.run([*words, "--resume"] if saved(training_folder(out)) else words, check=True)
+    resumed_at = int(interrupted.read_text())
     with (out / "curve.csv").open() as file:
         rows = [{k: float(v) for k, v in row.items() if v} for row in csv.DictReader(file)]
-    # What was compiled and read again is behind the first rows after the start.
-    first, last = next(row for row in rows if row["step"] > resumed_at + 5), rows[-1]
-    speed = (last["tokens"] - first["tokens"]) / (last["seconds"] - first["seconds"])
     record = json.loads((out / "conversion.json").read_text())
-    return {"rows": rows, "tokens/s": speed, "resumed_at": resumed_at, "record": record}
+    found = {"rows": rows, "resumed_at": resumed_at, "record": record}
+    return found | {"tokens/s": speed([row for row in rows if row["step"] > resumed_at + 5])}
+
+
+def speed(rows: list[dict[str, float]]) -> float:
+    """Tokens per second: the median over ten steps each, of which some hold a checkpoint.
+
+    The first rows after a start are not among them: there everything is compiled.
+    """
+    return statistics.median(
+        (new["tokens"] - old["tokens"]) / (new["seconds"] - old["seconds"])
+        for old, new in pairwise(rows)
+    )
 
 
 def table(runs: dict[int, dict[str, Any]]) -> str:
@@ -96,8 +114,9 @@ def table(runs: dict[int, dict[str, Any]]) -> str:
     for count, found in runs.items():
         pairs = zip(found["rows"], one["rows"], strict=True)
         apart = max(abs(new["loss"] - old["loss"]) for new, old in pairs)
+        name, times = count or "1, without torchrun", found["tokens/s"] / one["tokens/s"]
         lines.append(
-            f"| {count} | {found['tokens/s']:,.0f} | {found['tokens/s'] / one['tokens/s']:.2f} "
+            f"| {name} | {found['tokens/s']:,.0f} | {times:.2f} "
             f"| {found['rows'][-1]['loss']:.4f} | {apart:.4f} | {found['resumed_at'] or ''} |"
         )
     return "\n".join(lines)
@@ -113,7 +132,7 @@ def main() -> None:
     parser.add_argument("--model", type=Path, help="instead of random weights")
     parser.add_argument("-o", "--out", type=Path, required=True)
     parser.add_argument("--to", default="matmul-free")
-    parser.add_argument("--processes", type=int, nargs="+", default=[1, 2])
+    parser.add_argument("--processes", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--steps", type=int, default=60)
     parser.add_argument("--batch", type=int, default=64)
     parser.add_argument("--window", type=int, default=512)
@@ -121,7 +140,9 @@ def main() -> None:
     given = parser.parse_args()
     if not (given.model or given.tokenizer):
         parser.error("--model or --tokenizer is needed")
-    model = given.model or write_random(given.out / "random", given.tokenizer)
+    model = given.model or given.out / "random"
+    if not model.exists():
+        write_random(model, given.tokenizer)
     runs: dict[int, dict[str, Any]] = {}
     for count in given.processes:
         runs[count] = run(model, count, given)
