@@ -14,7 +14,11 @@ from mmc.convert.training import Trainer
 from mmc.frontends.models.transformer_config import TransformerConfig
 from mmc.nn import Transformer
 
-pytestmark = pytest.mark.gpu
+pytestmark = [
+    pytest.mark.gpu,
+    # torch.compile has advice.
+    pytest.mark.filterwarnings("default"),
+]
 
 CONFIG = {
     "model_type": "llama", "vocab_size": 512, "hidden_size": 128, "intermediate_size": 256,
