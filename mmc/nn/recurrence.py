@@ -127,9 +127,9 @@ def _save_gates(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
 
 
 def _gate_gradients(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor, Tensor | None]:
-    bound = ctx.saved_tensors[2]
-    grad_f, grad_i, grad_bound = _gated_scan_backward(*ctx.saved_tensors, grad)
-    return grad_f, grad_i, None if bound is None else grad_bound
+    kept = ctx.saved_tensors  # once: a checkpoint computes them again for whoever asks
+    grad_f, grad_i, grad_bound = _gated_scan_backward(*kept, grad)
+    return grad_f, grad_i, None if kept[2] is None else grad_bound
 
 
 fused_gated_scan.register_autograd(_gate_gradients, setup_context=_save_gates)

@@ -7,6 +7,7 @@ import os
 import pytest
 import torch
 from torch import Tensor
+from torch.utils.checkpoint import checkpoint
 
 from mmc.frontends.models.bit_linear import Quantiser, RmsNorm
 from mmc.nn.bit_linear import BitLinear
@@ -80,3 +81,10 @@ def test_gated_scan(bounded: bool, shape: tuple[int, int, int]) -> None:
     bound = torch.rand(shape[-1]).requires_grad_() if bounded else None
     leaves = [f, i] if bound is None else [f, i, bound]
     compare(fused_gated_scan(f, i, bound), gated_scan(f, i, bound), leaves, 1e-5)
+
+
+def test_gated_scan_is_computed_again_in_a_checkpoint() -> None:
+    """Where each tensor that was kept may be asked for once."""
+    f, i, bound = (torch.rand(shape, requires_grad=True) for shape in ((2, 9, 5), (2, 9, 5), (5,)))
+    found = checkpoint(fused_gated_scan, f, i, bound, use_reentrant=False)
+    compare(found, gated_scan(f, i, bound), [f, i, bound], 1e-5)
