@@ -1,6 +1,6 @@
 """Convert a Transformer in every way, each for as long, and print what each gave as a table.
 
-    python benchmarks/convert.py MODEL --text TEXT --held-out FILE --minutes 10 -o build/converted
+    python -m benchmarks.convert MODEL --text TEXT --held-out FILE --minutes 10 -o build/converted
 
 or with --steps N instead of minutes.  --only NAME ... makes some of them, several commands several
 at once; when all are there the whole command prints the table.
@@ -13,11 +13,11 @@ not done again, unfinished ones are resumed.
 from __future__ import annotations
 
 import argparse
-import json
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from benchmarks.conversions import finished, options
 from mmc.convert import ConvertOptions, TrainingOptions, convert
 from mmc.convert.resume import last_saved, training_folder
 
@@ -33,17 +33,19 @@ RUNS: dict[str, dict[str, Any]] = {
 def run(name: str, given: argparse.Namespace) -> dict[str, Any]:
     """The record of a conversion, made now or before."""
     out = given.out / name
-    if (out / "conversion.json").is_file():
-        return json.loads((out / "conversion.json").read_text())
+    if record := finished(out):
+        return record
     training = TrainingOptions(
         given.steps, None if given.steps else given.minutes, given.batch,
         learning_rate=given.learning_rate, distil=given.distil,
         evaluate_every=given.evaluate_every, save_every=given.save_every,
     )  # fmt: skip
     if RUNS[name].get("from_scratch") and not given.steps:
-        same = json.loads((given.out / "matmul-free" / "conversion.json").read_text())
+        same = finished(given.out / "matmul-free")
+        if same is None:
+            raise SystemExit("the control takes as many steps as matmul-free took: make that first")
         training = replace(training, minutes=None, steps=same["progress"]["steps"])
-    options = ConvertOptions(
+    chosen = ConvertOptions(
         **RUNS[name], text=tuple(given.text), held_out=given.held_out, training=training,
         resume=last_saved(training_folder(out)) is not None, picture=given.report,
     )  # fmt: skip
@@ -51,7 +53,7 @@ def run(name: str, given: argparse.Namespace) -> dict[str, Any]:
     def tell(stage: str, done: float) -> None:
         print(f"{name:<18}{done:6.1%}  {stage}", flush=True)
 
-    return convert(given.model, out, options, tell)
+    return convert(given.model, out, chosen, tell)
 
 
 def table(records: dict[str, dict[str, Any]]) -> str:
@@ -75,16 +77,11 @@ def table(records: dict[str, dict[str, Any]]) -> str:
 
 def main() -> None:
     """Read the command line."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawTextHelpFormatter
-    )
+    parser = options(__doc__)
     parser.add_argument("model", type=Path)
-    parser.add_argument("--text", type=Path, action="append", required=True)
     parser.add_argument("--held-out", type=Path, required=True)
-    parser.add_argument("-o", "--out", type=Path, required=True)
     parser.add_argument("--minutes", type=float, default=10)
     parser.add_argument("--steps", type=int, help="instead of minutes, for all")
-    parser.add_argument("--batch", type=int, default=64)
     parser.add_argument("--learning-rate", type=float, default=2e-3)
     parser.add_argument("--distil", type=float, default=0.5)
     parser.add_argument("--evaluate-every", type=int, default=500)

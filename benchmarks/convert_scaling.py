@@ -1,6 +1,6 @@
 """Train the same batches by one process and by more, one GPU each: speed, losses, a resumed run.
 
-    python benchmarks/convert_scaling.py --text TEXT --tokenizer FILE -o build/scaling
+    python -m benchmarks.convert_scaling --text TEXT --tokenizer FILE -o build/scaling
 
 The Transformer has random weights in the shape of SmolLM2-135M, or is --model DIR.  0 processes
 are one without torchrun, whose step is a single CUDA graph.  With more than one the training is
@@ -21,7 +21,7 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
-from mmc.convert.resume import training_folder
+from benchmarks.conversions import finished, last_step, options
 
 SMOLLM2: dict[str, Any] = {
     "model_type": "llama", "vocab_size": 49152, "hidden_size": 576, "intermediate_size": 1536,
@@ -52,43 +52,39 @@ def write_random(folder: Path, tokenizer: Path) -> Path:
 def command(model: Path, out: Path, count: int, given: argparse.Namespace) -> list[str]:
     """What a user would type."""
     torchrun = ("-m", "torch.distributed.run", "--standalone", "--nproc-per-node", count)
-    options = {
-        "--to": given.to, "--text": given.text, "--steps": given.steps, "--batch": given.batch,
+    settings = {
+        "--to": given.to, "--steps": given.steps, "--batch": given.batch,
         "--window": given.window, "--save-every": given.steps // 3, "--device": given.device,
     }  # fmt: skip
     parts = [*(torchrun if count else ()), "-m", "mmc", "convert", model, "-o", out]
-    words = (*parts, *(word for pair in options.items() for word in pair))
+    texts = (word for path in given.text for word in ("--text", path))
+    words = (*parts, *texts, *(word for pair in settings.items() for word in pair))
     return [sys.executable, *map(str, words)]
 
 
 def killed(words: list[str], out: Path) -> int:
     """Begin the training, end it after its first checkpoint; returns the step it can go on from."""
-    folder = training_folder(out)
     process = subprocess.Popen(words)
-    while process.poll() is None and not saved(folder):
+    while process.poll() is None and not last_step(out):
         time.sleep(0.1)
     process.terminate()
     process.wait()
-    return saved(folder)
-
-
-def saved(folder: Path) -> int:
-    steps = (int(path.parent.name[5:]) for path in folder.glob("step-*/progress.json"))
-    return max(steps, default=0)
+    return last_step(out)
 
 
 def run(model: Path, count: int, given: argparse.Namespace) -> dict[str, Any]:
     """The curve of a finished training, its speed, and where it was interrupted."""
     out = given.out / f"{count}-processes"
     interrupted = out.with_suffix(".interrupted")
-    if not (out / "conversion.json").is_file():
+    if not finished(out):
         words = command(model, out, count, given)
         interrupted.write_text(str(killed(words, out) if count > 1 else 0))
-        subprocess.run([*words, "--resume"] if saved(training_folder(out)) else words, check=True)
+        subprocess.run([*words, "--resume"] if last_step(out) else words, check=True)
     resumed_at = int(interrupted.read_text())
     with (out / "curve.csv").open() as file:
         rows = [{k: float(v) for k, v in row.items() if v} for row in csv.DictReader(file)]
-    record = json.loads((out / "conversion.json").read_text())
+    record = finished(out)
+    assert record is not None, "the command went well"
     found = {"rows": rows, "resumed_at": resumed_at, "record": record}
     return found | {"tokens/s": speed([row for row in rows if row["step"] > resumed_at + 5])}
 
@@ -124,22 +120,18 @@ def table(runs: dict[int, dict[str, Any]]) -> str:
 
 def main() -> None:
     """Read the command line."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawTextHelpFormatter
-    )
-    parser.add_argument("--text", type=Path, required=True)
+    parser = options(__doc__)
     parser.add_argument("--tokenizer", type=Path, help="tokenizer.json, for random weights")
     parser.add_argument("--model", type=Path, help="instead of random weights")
-    parser.add_argument("-o", "--out", type=Path, required=True)
     parser.add_argument("--to", default="matmul-free")
     parser.add_argument("--processes", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--steps", type=int, default=60)
-    parser.add_argument("--batch", type=int, default=64)
     parser.add_argument("--window", type=int, default=512)
     parser.add_argument("--device", default="cuda")
     given = parser.parse_args()
     if not (given.model or given.tokenizer):
         parser.error("--model or --tokenizer is needed")
+    given.out.mkdir(parents=True, exist_ok=True)
     model = given.model or given.out / "random"
     if not model.exists():
         write_random(model, given.tokenizer)
