@@ -22,8 +22,8 @@ def seed() -> None:
 
 
 def distance(found: Tensor, wanted: Tensor) -> float:
-    """Relative, also where nothing but zeros is wanted."""
-    return ((found.cpu() - wanted).norm() / wanted.norm().clamp(min=1e-30)).item()
+    """0 where both are zero: of one step no gradient reaches a decay."""
+    return ((found.cpu() - wanted).norm() / wanted.norm().clamp_min(1e-30)).item()
 
 
 @pytest.mark.parametrize("shape", [(2, 1, 3), (3, 65, 40), (4, 512, 384), (1, 700, 33)])
