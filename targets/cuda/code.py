@@ -114,6 +114,10 @@ _FUNCTIONS = {
     "magnitude": lambda x: call("fabsf", "float32", x),
     "sigmoid": lambda x: call("mmc_sigmoid", "float32", x),
     "silu": lambda x: call("mmc_silu", "float32", x),
+    "over": lambda *given: call("mmc_over", "float32", *given),
+    "quotient": lambda x, y: call("mmc_quotient", "float32", x, y),
+    "reciprocal": lambda x: call("mmc_reciprocal", "float32", x),
+    "inverse_root": lambda x: call("mmc_inverse_root", "float32", x),
 }
 """What `device.cuh` has that takes fewer instructions than the portable form."""
 

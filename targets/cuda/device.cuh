@@ -105,10 +105,48 @@ __device__ __forceinline__ float mmc_sigmoid(float x) {
 
 __device__ __forceinline__ float mmc_silu(float x) { return __fmul_rn(x, mmc_sigmoid(x)); }
 
-// The nearest integer, halves away from zero, of what an int32 holds.
-__device__ __forceinline__ int mmc_round_half_away(float x) {
-  unsigned almost_half = (__float_as_uint(x) & 0x80000000u) | 0x3effffffu;  // with the sign of x
-  return __float2int_rz(x + __uint_as_float(almost_half));
+// The nearest integer in [-128, 127], halves away from zero; 0 for what is not a number.
+__device__ __forceinline__ int mmc_round_to_int8(float x) {
+  unsigned almost_half;  // with the sign of x
+  asm("lop3.b32 %0, %1, %2, %3, 0xea;"
+      : "=r"(almost_half) : "r"(__float_as_uint(x)), "r"(0x80000000u), "r"(0x3effffffu));
+  int whole;
+  asm("cvt.rzi.s8.f32 %0, %1;" : "=r"(whole) : "f"(x + __uint_as_float(almost_half)));
+  return whole;
+}
+
+// Quotients and roots, the same bits as / and sqrtf give.  The compiler's own look first whether a
+// number is near an end of the range, and go another way: such a branch takes as long as the rest.
+
+// 1 / x for 2^-126 < |x| < 2^126.
+__device__ __forceinline__ float mmc_reciprocal(float x) {
+  float near;
+  asm("rcp.approx.ftz.f32 %0, %1;" : "=f"(near) : "f"(x));
+  return __fmaf_rn(near, -__fmaf_rn(near, x, -1.0f), near);
+}
+
+// x / y for x from 2^-20 to 2^20 and y from 2^-90 on; not a number where y is infinite.
+__device__ __forceinline__ float mmc_quotient(float x, float y) {
+  constexpr float kSmaller = 1.0f / (1ull << 32);  // so that 1 / y is no smaller than floats are
+  float dividend = __fmul_rn(x, kSmaller), divisor = __fmul_rn(y, kSmaller);
+  float inverse = mmc_reciprocal(divisor), near = __fmul_rn(dividend, inverse);
+  return __fmaf_rn(inverse, __fmaf_rn(-divisor, near, dividend), near);
+}
+
+// x / y where `inverse` is 1 / y, rounded.
+__device__ __forceinline__ float mmc_over(float x, float y, float inverse) {
+  float near = __fmul_rn(x, inverse);
+  float exact = __fmaf_rn(__fmaf_rn(-near, y, x), inverse, near);
+  return near == __int_as_float(0x7f800000) ? near : exact;
+}
+
+// 1 / sqrtf(x) for x from 2^-100 on.
+__device__ __forceinline__ float mmc_inverse_root(float x) {
+  float inverse;
+  asm("rsqrt.approx.ftz.f32 %0, %1;" : "=f"(inverse) : "f"(x));
+  float root = __fmul_rn(x, inverse);
+  root = __fmaf_rn(__fmaf_rn(-root, root, x), __fmul_rn(inverse, 0.5f), root);
+  return x == __int_as_float(0x7f800000) ? 0.0f : mmc_reciprocal(root);
 }
 
 #endif

@@ -57,23 +57,23 @@ __device__ __forceinline__ int mmc_thread() {
 
 // Waits for the words of a phase.
 __device__ __forceinline__ long long* mmc_begin_phase(long long phase) {
-  int slot = static_cast<int>(phase) % mmc::kTold;
-  mmc::await(mmc::supply().told[slot], static_cast<int>(phase) / mmc::kTold & 1);
+  unsigned number = static_cast<unsigned>(phase), slot = number % mmc::kTold;
+  mmc::await(mmc::supply().told[slot], number / mmc::kTold & 1);
   return mmc::supply().words[slot];
 }
 
 __device__ __forceinline__ void mmc_end_phase(long long phase) {
-  mmc::arrive(mmc::supply().heard[phase % mmc::kTold]);
+  mmc::arrive(mmc::supply().heard[static_cast<unsigned>(phase) % mmc::kTold]);
 }
 
 // Waits for a chunk, and returns where in the ring it lies.
-__device__ __forceinline__ int mmc_begin_chunk(int chunk) {
-  int slot = chunk % mmc::kChunks;
+__device__ __forceinline__ int mmc_begin_chunk(unsigned chunk) {
+  unsigned slot = chunk % mmc::kChunks;
   mmc::await(mmc::supply().full[slot], chunk / mmc::kChunks & 1);
   return mmc::supply().start[slot];
 }
 
-__device__ __forceinline__ void mmc_end_chunk(int chunk) {
+__device__ __forceinline__ void mmc_end_chunk(unsigned chunk) {
   mmc::arrive(mmc::supply().empty[chunk % mmc::kChunks]);
 }
 
@@ -81,8 +81,13 @@ __device__ __forceinline__ float* mmc_gain(int offset) {
   return reinterpret_cast<float*>(mmc::ring() + offset);
 }
 
-// Multiplies the tiles of a block, kTiles with each of the rows that begin at kStarts, and leaves
-// kSplit times 16 sums of each.
+// A barrier of the warps that compute.
+__device__ __forceinline__ void mmc_sync_warps() {
+  asm volatile("bar.sync 1, %0;" ::"n"(mmc::kWarps * 32) : "memory");
+}
+
+// Waits for weights and then for the rows, for the former are there first; multiplies the tiles of a
+// block, kTiles with each of the rows that begin at kStarts, and leaves kSplit times 16 sums of each.
 template <int kWords, int kVectors, int kSplit, int kChunkTiles, int kTiles, int... kStarts>
 __device__ __forceinline__ void mmc_multiply(int* chunk, const signed char* rows, int* sums) {
   using Part = mmc::RowPart<kWords, kVectors, kSplit>;
@@ -90,9 +95,11 @@ __device__ __forceinline__ void mmc_multiply(int* chunk, const signed char* rows
   constexpr int kFirst = (kStarts + ...) / static_cast<int>(sizeof...(kStarts));
   constexpr bool kOneRow = ((kStarts == kFirst) && ...);
   int lane = threadIdx.x % 32, warp = threadIdx.x / 32, part = warp % kSplit;
+  const unsigned char* weights = mmc::ring() + mmc_begin_chunk(*chunk);
+  mmc_sync_warps();
   Part row(rows + kFirst, part, lane);
   for (int first = 0; first < kAll; first += kChunkTiles) {
-    const unsigned char* weights = mmc::ring() + mmc_begin_chunk(*chunk);
+    if (first > 0) weights = mmc::ring() + mmc_begin_chunk(*chunk);
 #pragma unroll
     for (int turn = 0; turn < kTurns; ++turn) {
       int within = turn * (mmc::kWarps / kSplit) + warp / kSplit, tile = first + within;
@@ -107,11 +114,6 @@ __device__ __forceinline__ void mmc_multiply(int* chunk, const signed char* rows
     }
     mmc_end_chunk((*chunk)++);
   }
-}
-
-// A barrier of the warps that compute.
-__device__ __forceinline__ void mmc_sync_warps() {
-  asm volatile("bar.sync 1, %0;" ::"n"(mmc::kWarps * 32) : "memory");
 }
 
 // Reads the columns of a thread, whether they are there or not.

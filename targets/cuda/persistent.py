@@ -132,7 +132,6 @@ class _Phase:
         columns = self.kind.per_block * TILE_ROWS
         epilogues = [Columns(self, start) for start in range(0, columns, THREADS)]
         row = self._row()
-        do("mmc_sync_warps")
         self._multiply()
         do("mmc_sync_warps")
         for epilogue in epilogues:

@@ -92,14 +92,16 @@ def is_read_elsewhere(plan: Plan, value: Value) -> bool:
 def element(e: Elements, value: Value, index: Index) -> Any:
     """An element; that of a quantiser as int32.
 
-    It is clamped first and then rounded, which is the same for bounds that are integers: so
-    rounding and the conversion are one instruction.
+    The conversion to int8 rounds and clamps in one instruction; other bounds are those of what is
+    rounded as well, for they are integers.
     """
     match producer(value):
         case Cast(dtype=DType.I8, x=Clamp(x=Round(mode="half_away") as whole) as clamp):
             if float(clamp.low or 0).is_integer() and float(clamp.high or 0).is_integer():
-                x = elementary.clamp(e.operand(whole.x, index), clamp.low, clamp.high)
-                return hold(call("mmc_round_half_away", "int32", x))
+                x = e.operand(whole.x, index)
+                if (clamp.low, clamp.high) != (-128, 127):
+                    x = elementary.clamp(x, clamp.low, clamp.high)
+                return hold(call("mmc_round_to_int8", "int32", x))
     return e.operand(value, index)
 
 

@@ -36,19 +36,23 @@ struct RowPart<4, kVectors, kSplit> {
 
   const signed char* row;
   int4 held[kHeld + 1];  // and what is there if none is held
-  int sum = 0;  // of the lane's activations
+  int sum;  // of the lane's activations
 
   __device__ __forceinline__ int4 read(int step, int part, int lane) const {
     return reinterpret_cast<const int4*>(row)[Own::first(step, part) + lane / 4];
   }
 
   __device__ __forceinline__ RowPart(const signed char* row, int part, int lane) : row(row) {
+    int4 sums = {};  // side by side, so that none waits for another
 #pragma unroll
     for (int step = 0; step < Own::kCount; ++step) {
       int4 q = held[min(step, kHeld)] = read(step, part, lane);
-      sum = __dp4a(0x01010101, q.x, __dp4a(0x01010101, q.y, sum));
-      sum = __dp4a(0x01010101, q.z, __dp4a(0x01010101, q.w, sum));
+      sums.x = __dp4a(0x01010101, q.x, sums.x);
+      sums.y = __dp4a(0x01010101, q.y, sums.y);
+      sums.z = __dp4a(0x01010101, q.z, sums.z);
+      sums.w = __dp4a(0x01010101, q.w, sums.w);
     }
+    sum = sums.x + sums.y + (sums.z + sums.w);
   }
 
   // Writes the sums of the tile's 16 rows.

@@ -15,6 +15,7 @@ from contextvars import ContextVar
 from types import MappingProxyType
 from typing import Any, TypeAlias
 
+import numpy as np
 from tvm import ir, tirx
 from tvm.script.ir_builder import tirx as T
 
@@ -50,7 +51,7 @@ def hold(x: Vector) -> Vector:
     return T.Bind(made[0])
 
 
-Functions = Mapping[str, Callable[[Vector], Vector]]
+Functions = Mapping[str, Callable[..., Vector]]
 
 _SCOPE = ContextVar("scope", default="global")
 _OWN: ContextVar[Functions] = ContextVar("own", default=MappingProxyType({}))
@@ -170,6 +171,31 @@ def silu(x: Vector) -> Vector:
     if "silu" in _OWN.get():
         return hold(_OWN.get()["silu"](x))
     return hold(x / (like(x, 1.0) + exp(like(x, 0.0) - x)))
+
+
+def over(x: Vector, count: int) -> Vector:
+    """X / count."""
+    if "over" in _OWN.get() and dtype_of(x) == ("float32", 1) and count & (count - 1):
+        inverse = np.float32(1) / np.float32(count)
+        return hold(_OWN.get()["over"](x, like(x, count), like(x, float(inverse))))
+    return x / like(x, count)
+
+
+def inverse_root(x: Vector, least: float) -> Vector:
+    """1 / sqrt(x), where x is `least` or more."""
+    if "inverse_root" in _OWN.get() and dtype_of(x) == ("float32", 1) and least >= 2.0**-100:
+        return hold(_OWN.get()["inverse_root"](x))
+    return like(x, 1.0) / T.sqrt(x)
+
+
+def quotient(x: Vector, y: Vector) -> Vector:
+    """X / y, the scale of a quantiser (`mmc.targets.tvm.bounds`)."""
+    return hold(_OWN.get()["quotient"](x, y)) if "quotient" in _OWN.get() else x / y
+
+
+def reciprocal(x: Vector) -> Vector:
+    """1 / x of such a scale."""
+    return hold(_OWN.get()["reciprocal"](x)) if "reciprocal" in _OWN.get() else like(x, 1.0) / x
 
 
 def tanh(x: Vector) -> Vector:

@@ -114,12 +114,12 @@ def finish(op: Op, total: Vector, size: Any) -> Vector:
     """From the running result to the result; `size` is the number of elements."""
     _, lanes = elementary.dtype_of(total)
     if isinstance(op, Mean | MeanSquare | RmsStatistic):
-        length = float(size) if isinstance(size, int) else T.cast(size, "float32")
-        total = total / (number(length, "float32", lanes) if isinstance(size, int)
-                         else spread(length, lanes))  # fmt: skip
+        if isinstance(size, int):
+            total = elementary.over(total, size)
+        else:
+            total = total / spread(T.cast(size, "float32"), lanes)
     if isinstance(op, RmsStatistic):
-        root = T.sqrt(total + number(op.eps, "float32", lanes))
-        total = number(1.0, "float32", lanes) / root
+        total = elementary.inverse_root(total + number(op.eps, "float32", lanes), op.eps)
     dtype = op.types[0].dtype
     return rounded(elementary.convert(total, COMPUTED[dtype]), dtype)
 

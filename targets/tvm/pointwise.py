@@ -10,11 +10,12 @@ from typing import Any
 
 from tvm.script.ir_builder import tirx as T
 
-from mmc.ir.op import Op
+from mmc.ir.op import Op, producer
 from mmc.ir.ops import logic
 from mmc.ir.ops import pointwise as ir
 from mmc.ir.types import DType
 from mmc.targets.tvm import elementary
+from mmc.targets.tvm.bounds import is_scale, least
 from mmc.targets.tvm.elementary import Vector, convert, dtype_of, hold, like, truth
 from mmc.targets.tvm.memory import COMPUTED
 
@@ -46,8 +47,17 @@ def _sign(_: Op, x: Vector) -> Vector:
     return T.Select(x > like(x, 0), like(x, 1), below)
 
 
-def _divide(_: Op, x: Vector, y: Vector) -> Vector:
+def _divide(op: ir.Div, x: Vector, y: Vector) -> Vector:
+    if is_scale(op) and dtype_of(x) == ("float32", 1):
+        return elementary.quotient(x, y)
     return x / y if _is_float(x) else T.floordiv(x, y)
+
+
+def _reciprocal(op: ir.Reciprocal, x: Vector) -> Vector:
+    scale = producer(op.x)
+    if isinstance(scale, ir.Div) and is_scale(scale) and dtype_of(x) == ("float32", 1):
+        return elementary.reciprocal(x)
+    return like(x, 1.0) / x
 
 
 def _extremum(keeps: Callable[[Vector, Vector], Any]) -> Callable[..., Vector]:
@@ -102,8 +112,8 @@ FORMULAS: dict[type[Op], Callable[..., Vector]] = {
     ir.Exp: lambda _, x: elementary.exp(x),
     ir.Log: lambda _, x: T.log(x),
     ir.Sqrt: lambda _, x: T.sqrt(x),
-    ir.Rsqrt: lambda _, x: like(x, 1.0) / T.sqrt(x),
-    ir.Reciprocal: lambda _, x: like(x, 1.0) / x,
+    ir.Rsqrt: lambda op, x: elementary.inverse_root(x, least(op.x)),
+    ir.Reciprocal: _reciprocal,
     ir.Square: lambda _, x: x * x,
     ir.Sigmoid: lambda _, x: elementary.sigmoid(x),
     ir.Silu: lambda _, x: elementary.silu(x),

@@ -429,6 +429,8 @@ def test_a_recurrence_can_be_taken_up_step_by_step(name: str) -> None:
 FUNCTIONS: list[Callable[[row_cases.Run], None]] = [
     row_cases.exp_is_within_2_ulp_and_has_the_right_limits,
     row_cases.gates_are_finite_wherever_their_input_is,
+    row_cases.scales_are_rounded_once,
+    row_cases.statistics_are_rounded_as_their_parts_are,
 ]
 
 

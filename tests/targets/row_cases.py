@@ -254,6 +254,12 @@ case("window", recurrence.ConvWindow(x, given("state", B, 3, 40), given("lengths
 for width in (6, 32, 34):
     angles = given("cos", B, T, width // 2), given("sin", B, T, width // 2)
     case(f"rotary_{width}", attention.Rotary(given("x", B, T, 3, width), *angles))
+scale = pointwise.Div(
+    source.scalar(127.0), pointwise.Maximum(given("x", B, T, 1), source.scalar(1e-5))
+)
+case("scale", scale, pointwise.Reciprocal(scale))
+for width in (3, 40, 256, 2816):
+    case(f"statistic_{width}", norm.RmsStatistic(given("x", B, T, width), 1e-6))
 case("short_window", recurrence.CausalConv(x, given("state", B, 0, 40), given("w", 40, 1)))
 mask = logic.LessEqual(shape.Reshape(source.Iota(T), (1, T)), shape.Reshape(source.Iota(T), (T, 1)))
 case(
@@ -364,6 +370,30 @@ def exp_is_within_2_ulp_and_has_the_right_limits(run: Run) -> None:
     np.testing.assert_array_equal(
         made, np.array([0, 0, 1, np.inf, np.inf, np.inf, np.nan], np.float32)
     )
+
+
+def scales_are_rounded_once(run: Run) -> None:
+    exponents = np.linspace(-20, 127.9, 200_001)
+    x = np.append(np.exp2(exponents), (0, 1e-5, 3.4e38)).astype(np.float32)
+    made = run("scale", {"x": x[None, :, None]})
+    scale = np.float32(127) / np.maximum(x, np.float32(1e-5))
+    np.testing.assert_array_equal(made["y0"].ravel(), scale)
+    np.testing.assert_array_equal(made["y1"].ravel(), np.float32(1) / scale)
+
+
+def statistics_are_rounded_as_their_parts_are(run: Run) -> None:
+    """Of a row with one number in it there is one sum."""
+    for width in (3, 40, 256, 2816):
+        first = np.exp2(np.linspace(-12, 63.9, 999)).astype(np.float32)
+        x = np.zeros((1, len(first), width), np.float32)
+        x[0, :, 0] = first
+        mean = first * first / np.float32(width)
+        fused = (first.astype(np.float64) ** 2 / width + np.float32(1e-6)).astype(np.float32)
+        found = run(f"statistic_{width}", {"x": x})["y0"].ravel()
+        wanted = [np.float32(1) / np.sqrt(y) for y in (mean + np.float32(1e-6), fused)]
+        for expected in wanted:
+            np.testing.assert_allclose(found, expected, rtol=3e-7)
+        assert ((found == wanted[0]) | (found == wanted[1])).mean() > 0.99
 
 
 def gates_are_finite_wherever_their_input_is(run: Run) -> None:

@@ -104,6 +104,14 @@ def test_exp_is_within_2_ulp_and_has_the_right_limits() -> None:
     row_cases.exp_is_within_2_ulp_and_has_the_right_limits(run)
 
 
+def test_scales_are_rounded_once() -> None:
+    row_cases.scales_are_rounded_once(run)
+
+
+def test_statistics_are_rounded_as_their_parts_are() -> None:
+    row_cases.statistics_are_rounded_as_their_parts_are(run)
+
+
 def test_gates_are_finite_wherever_their_input_is() -> None:
     row_cases.gates_are_finite_wherever_their_input_is(run)
 
