@@ -22,9 +22,18 @@ from mmc.targets.cpu.ternary_tile import Vector, put, splat
 
 def dot(register: Any, digits: Vector, word: Vector) -> None:
     """Add digits times a word of q to 16 sums."""
-    unsigned, signed = T.reinterpret("int8x64", digits), T.reinterpret("int8x64", word)
+    put(register, _added(register[0], digits, word))
+
+
+def add_bytes(total: Vector, words: Vector) -> Vector:
+    """16 sums with the four int8 of 16 words added."""
+    return _added(total, splat(1, 64, "uint8"), words)
+
+
+def _added(total: Vector, unsigned: Vector, signed: Vector) -> Vector:
+    left, right = T.reinterpret("int8x64", unsigned), T.reinterpret("int8x64", signed)
     name = "llvm.x86.avx512.vpdpbusd.512"
-    put(register, T.call_llvm_pure_intrin("int32x16", name, register[0], unsigned, signed))
+    return T.call_llvm_pure_intrin("int32x16", name, total, left, right)
 
 
 def digits_of(layout: Layout, vectors: list[Vector]) -> list[Vector]:

@@ -14,7 +14,7 @@ from tvm.script.ir_builder import tirx as T
 
 from mmc.ir.packing import BLOCKS, VECTOR_BYTES, Layout, Run
 from mmc.targets.cpu.share import share
-from mmc.targets.cpu.ternary_512 import IMPORTED, digits_of, dot, in_place
+from mmc.targets.cpu.ternary_512 import IMPORTED, add_bytes, digits_of, dot, in_place
 from mmc.targets.cpu.ternary_tile import (
     Matrix,
     Vector,
@@ -38,8 +38,14 @@ cycle where that is an operand in memory, and two where it is in a register).
 _PANEL_TILES = 4
 _PANEL_ROWS = 6
 
-_PART_ROWS = 40 * _PANEL_ROWS
-"""Rows of q that all panels are multiplied with before the next: they stay in the second cache."""
+_PANEL_WORDS = 4
+"""Words that are multiplied in one turn of the loop."""
+
+_PANEL_PAD = 5 * VECTOR_BYTES
+"""Between the tiles of a panel: equal words of the four lie in different sets of a cache."""
+
+_PART_ROWS = 43 * _PANEL_ROWS
+"""Rows of q that all panels are multiplied with before the next; half of 512 stay in a cache."""
 
 _CHAINS = 16
 """Sums that take turns, so that a dot product need not wait for the one before (4 or 5 cycles)."""
@@ -66,7 +72,7 @@ def _few_rows(matrix: Matrix, weights: Any, q: Any, acc: Any, rows: Any) -> None
     alone does: for one row tile after tile, for several in as many parts as tiles are taken at a
     time.  Bound: reading them for one row; for several, a dot product for each word and row.
     """
-    sums = row_sums(matrix, q, T.int64(0), rows)
+    sums = row_sums(matrix, q, T.int64(0), rows, _FEW_ROWS, add_bytes)
 
     def multiply(row: Any, height: int, tiles: list[Any]) -> None:
         start = T.Bind(row * matrix.q_words)
@@ -189,10 +195,10 @@ def _many_rows(matrix: Matrix, weights: Any, q: Any, acc: Any, rows: Any) -> Non
     with T.serial(0, T.ceildiv(rows, _PART_ROWS)) as part:
         first = T.Bind(part * _PART_ROWS)
         count = T.Bind(T.min(rows - first, T.int64(_PART_ROWS)))
-        sums = row_sums(matrix, q, first, count)
+        sums = row_sums(matrix, q, first, count, _PART_ROWS, add_bytes)
 
         def multiply_group(group: Any) -> None:
-            panel = T.alloc_buffer((_PANEL_TILES * matrix.words * VECTOR_BYTES,), "uint8")
+            panel = T.alloc_buffer((_PANEL_TILES * _panel_tile(matrix),), "uint8")
             _unpack_panel(matrix, weights, group * _PANEL_TILES, panel)
 
             def columns(row: Any, height: int) -> None:
@@ -201,6 +207,11 @@ def _many_rows(matrix: Matrix, weights: Any, q: Any, acc: Any, rows: Any) -> Non
             _in_groups(count, _PANEL_ROWS, columns)
 
         share(-(-matrix.tiles // _PANEL_TILES), multiply_group)
+
+
+def _panel_tile(matrix: Matrix) -> int:
+    """Bytes from a tile of a panel to the next."""
+    return matrix.words * VECTOR_BYTES + _PANEL_PAD
 
 
 def _unpack_panel(matrix: Matrix, weights: Any, first: Any, panel: Any) -> None:
@@ -212,8 +223,9 @@ def _unpack_panel(matrix: Matrix, weights: Any, first: Any, panel: Any) -> None:
             with T.serial(0, run.blocks) as block:
                 vectors = _load(matrix, run, weights, tile, block)
                 for word, digits in enumerate(digits_of(run.layout, vectors)):
-                    index = place * matrix.words + run.first_word + block * words + word
-                    T.buffer_store(panel, digits, [T.ramp(index * VECTOR_BYTES, 1, VECTOR_BYTES)])
+                    index = run.first_word + block * words + word
+                    start = place * _panel_tile(matrix) + index * VECTOR_BYTES
+                    T.buffer_store(panel, digits, [T.ramp(start, 1, VECTOR_BYTES)])
 
 
 def _panel_rows(
@@ -230,15 +242,23 @@ def _panel_rows(
     """Multiply a panel with `height` rows of q, from row `first_row + row` on."""
     totals = [zero_registers(_PANEL_TILES) for _ in range(height)]
     start = T.Bind((first_row + row) * matrix.q_words)
-    with T.serial(0, matrix.words) as word:
+
+    def multiply(word: Any) -> None:
         digits = [
-            T.Bind(panel.vload([(tile * matrix.words + word) * VECTOR_BYTES], "uint8x64"))
+            T.Bind(panel.vload([tile * _panel_tile(matrix) + word * VECTOR_BYTES], "uint8x64"))
             for tile in range(_PANEL_TILES)
         ]
         for column, registers in enumerate(totals):
             spread = T.Bind(T.broadcast(q[start + column * matrix.q_words + word], 16))
             for tile, register in enumerate(registers):
                 dot(register, digits[tile], spread)
+
+    turns, rest = divmod(matrix.words, _PANEL_WORDS)
+    with T.serial(0, turns) as turn:
+        for word in range(_PANEL_WORDS):
+            multiply(turn * _PANEL_WORDS + word)
+    for word in range(rest):
+        multiply(turns * _PANEL_WORDS + word)
     for column, registers in enumerate(totals):
         for tile, register in enumerate(registers):
             result = T.Bind(register[0] - splat(sums[row + column], 16, "int32"))

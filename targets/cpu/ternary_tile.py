@@ -66,19 +66,26 @@ def put(register: Any, value: Vector) -> None:
     T.buffer_store(register, value, [0])
 
 
-def row_sums(matrix: Matrix, q: Any, first: Any, count: Any) -> Any:
-    """Sum the int8 values of `count` rows of q, from row `first` on."""
-    sums = T.alloc_buffer((SUMMED_ROWS,), "int32")
+def add_bytes(total: Vector, words: Vector) -> Vector:
+    """16 sums with the four int8 of 16 words added."""
+    for byte in range(4):
+        left = T.shift_left(words, splat(24 - 8 * byte, 16, "int32"))
+        total = total + T.shift_right(left, splat(24, 16, "int32"))
+    return total
+
+
+def row_sums(
+    matrix: Matrix, q: Any, first: Any, count: Any, most: int = SUMMED_ROWS,
+    add: Callable[[Vector, Vector], Vector] = add_bytes,
+) -> Any:  # fmt: skip
+    """Sum the int8 values of `count` rows of q, `most` or fewer, from row `first` on."""
+    sums = T.alloc_buffer((most,), "int32")
     lanes = T.alloc_buffer((16,), "int32")
     with T.serial(0, count) as row:
         T.buffer_store(lanes, splat(0, 16, "int32"), [T.ramp(0, 1, 16)])
         with T.serial(0, matrix.q_words // 16) as step:
             words = q.vload([(first + row) * matrix.q_words + step * 16], "int32x16")
-            total = lanes[T.ramp(0, 1, 16)]
-            for byte in range(4):
-                left = T.shift_left(words, splat(24 - 8 * byte, 16, "int32"))
-                total = total + T.shift_right(left, splat(24, 16, "int32"))
-            T.buffer_store(lanes, total, [T.ramp(0, 1, 16)])
+            T.buffer_store(lanes, add(lanes[T.ramp(0, 1, 16)], words), [T.ramp(0, 1, 16)])
         T.buffer_store(sums, sum((lanes[i] for i in range(1, 16)), lanes[0]), [row])
     return sums
 
