@@ -164,11 +164,13 @@ def gemm(settings: Settings) -> list[str]:
         for layout in BLOCKS
     }
     tests = layers | {name: (1, run) for name, run in products.items()}
-    peak = _dot_products()
-    rates: dict[str, list[float]] = {name: [] for name in tests}
+    peak, loads = _dot_products(), _dot_products_with_loads()
+    in_cache = "dot products with the kernel's loads, all in the first-level cache"
+    rates: dict[str, list[float]] = {name: [] for name in (in_cache, *tests)}
     peaks: list[float] = []
     for _ in range(GEMM_ROUNDS * settings.repeats + 1):
         peaks.append(peak())
+        rates[in_cache].append(loads())
         for name, (count, run) in tests.items():
             rates[name].append(count * GEMM_ROWS * n * k / _cpu_seconds(run))
     rows: list[list[object]] = []
@@ -252,12 +254,42 @@ def _dot_products() -> Callable[[], float]:
             word = T.Bind(q.vload([0], "int32x16"))
             for register in registers:
                 dot(register, T.reinterpret("uint8x64", word), word)
-        T.buffer_store(acc, sum((r[0] for r in registers[1:]), registers[0][0]), [T.ramp(0, 1, 16)])
+        _store_sum(acc, registers)
 
-    count, rounds = size_variable("count"), 1_000_000
+    return _rate(body, 64, 1_000_000, 16)
+
+
+def _dot_products_with_loads() -> Callable[[], float]:
+    """As `_dot_products`, of 4 vectors and 6 words at a time that the first-level cache gives.
+
+    These are the instructions of `ternary_avx512`'s loop, and what it can reach on a processor core
+    of which another program uses a part.
+    """
+    words = 32
+
+    def body(q: Any, acc: Any, count: Any) -> None:
+        sums = [zero_registers(4) for _ in range(6)]
+        with T.serial(0, count), T.serial(0, words) as word:
+            panel = [T.Bind(q.vload([(4 * word + tile) * 16], "int32x16")) for tile in range(4)]
+            for row, registers in enumerate(sums):
+                spread = T.Bind(T.broadcast(q[row * words + word], 16))
+                for tile, register in enumerate(registers):
+                    dot(register, T.reinterpret("uint8x64", panel[tile]), spread)
+        _store_sum(acc, [register for registers in sums for register in registers])
+
+    return _rate(body, 4 * words * 64, 20_000, 24 * words)
+
+
+def _store_sum(acc: Any, registers: list[Any]) -> None:
+    T.buffer_store(acc, sum((r[0] for r in registers[1:]), registers[0][0]), [T.ramp(0, 1, 16)])
+
+
+def _rate(body: Callable[..., None], size: int, rounds: int, products: int) -> Callable[[], float]:
+    """Multiply-accumulates a second of a loop with so many dot products, on `size` bytes."""
+    count = size_variable("count")
     tensors = q, acc = Tensor("q", 64), Tensor("acc", 64)
     kernel = make_kernel("peak", {"q": "int32*", "acc": "int32*", "count": "int64"}, body)
     entry = Entry("dot", tensors, (count,), (KernelCall(kernel, (q.at(), acc.at(), count)),))
     program = Program(build([entry], PROCESSORS["avx512_vnni"].target))
-    arrays = as_tensor(aligned_zeros(64)), as_tensor(aligned_zeros(64))
-    return lambda: rounds * 16 * 64 / _cpu_seconds(lambda: program["dot"](*arrays, rounds))
+    arrays = as_tensor(aligned_zeros(size)), as_tensor(aligned_zeros(64))
+    return lambda: rounds * products * 64 / _cpu_seconds(lambda: program["dot"](*arrays, rounds))
