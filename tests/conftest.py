@@ -1,4 +1,4 @@
-"""What tests share: the option that renews golden files, how hypothesis searches, the GPU."""
+"""What tests share: an option for golden files, how hypothesis searches, threads, the GPU."""
 
 from __future__ import annotations
 
@@ -7,6 +7,10 @@ from functools import cache
 
 import pytest
 from hypothesis import settings
+
+# One thread for each process that shares the tests: more of them would wait for one another, which
+# takes torch twenty times as long.  Read when torch is first imported.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 # The same cases on every run: a failure in CI is a failure at home.
 settings.register_profile("mmc", deadline=None, derandomize=True, print_blob=True)
