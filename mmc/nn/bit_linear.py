@@ -75,14 +75,17 @@ class BitLinear(Reference):
     def on_gpu(
         self, x: Tensor, gate: Tensor | None, norm: RmsNorm | None, activation: str, halves: bool
     ) -> Tensor:
-        autocast = torch.is_autocast_enabled("cuda")
-        dtype = torch.get_autocast_dtype("cuda") if autocast else x.dtype
         norm_gain, norm_eps = (None, 0.0) if norm is None else (norm.weight, norm.eps)
         own, quantiser = self.gain, self.quantiser
         return fused_bit_linear(
             x, gate, norm_gain, self.weight, own, halves, activation, quantiser.rounding,
-            norm_eps, quantiser.norm_eps or 0.0, quantiser.eps, dtype,
+            norm_eps, quantiser.norm_eps or 0.0, quantiser.eps, self.gpu_dtype(x),
         )[0]  # fmt: skip
+
+    def gpu_dtype(self, x: Tensor) -> torch.dtype:
+        """The type of the result of x: autocast's, where there is one."""
+        autocast = torch.is_autocast_enabled("cuda")
+        return torch.get_autocast_dtype("cuda") if autocast else x.dtype
 
     @torch.no_grad()
     def settle(self) -> None:

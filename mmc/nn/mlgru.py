@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from mmc.frontends.models.bit_linear import Quantiser, RmsNorm
 from mmc.frontends.models.hgrn_bit_config import GATE_ORDERS
 from mmc.nn.bit_linear import BitLinear
+from mmc.nn.gated_output import gated_output
 from mmc.nn.recurrence import gated_scan
 
 
@@ -40,8 +41,13 @@ class MLGRU(nn.Module):
         self, x: Tensor, lower_bound: Tensor | None = None, norm: RmsNorm | None = None
     ) -> Tensor:
         """Of norm(x), where there is a norm before it."""
-        h = gated_scan(self.f_proj(x, norm=norm), self.i_proj(x, norm=norm), lower_bound)
-        g = self.g_proj(x, norm=norm)
+        f, i, g = (proj(x, norm=norm) for proj in (self.f_proj, self.i_proj, self.g_proj))
+        output = self.on_gpu if x.is_cuda else self.plain
+        return output(f, i, lower_bound, g)
+
+    def plain(self, f: Tensor, i: Tensor, lower_bound: Tensor | None, g: Tensor) -> Tensor:
+        """What becomes of the projections."""
+        h = gated_scan(f, i, lower_bound)
         match self.gate_order:
             case "released":
                 return self.o_proj(g, h, self.g_norm)
@@ -49,3 +55,8 @@ class MLGRU(nn.Module):
                 return self.o_proj(h, g, self.g_norm)
             case _:
                 return self.o_proj(h, g, activation="sigmoid")
+
+    def on_gpu(self, f: Tensor, i: Tensor, lower_bound: Tensor | None, g: Tensor) -> Tensor:
+        """The same, and no h is kept for the backward pass."""
+        norm = None if self.gate_order == "paper" else self.g_norm
+        return gated_output(self.o_proj, f, i, lower_bound, g, norm, self.gate_order == "released")

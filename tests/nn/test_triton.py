@@ -11,6 +11,7 @@ from torch.utils.checkpoint import checkpoint
 
 from mmc.frontends.models.bit_linear import Quantiser, RmsNorm
 from mmc.nn.bit_linear import BitLinear
+from mmc.nn.mlgru import MLGRU
 from mmc.nn.recurrence import fused_gated_scan, gated_scan
 
 if os.environ.get("TRITON_INTERPRET") != "1":
@@ -88,3 +89,23 @@ def test_gated_scan_is_computed_again_in_a_checkpoint() -> None:
     f, i, bound = (torch.rand(shape, requires_grad=True) for shape in ((2, 9, 5), (2, 9, 5), (5,)))
     found = checkpoint(fused_gated_scan, f, i, bound, use_reentrant=False)
     compare(found, gated_scan(f, i, bound), [f, i, bound], 1e-5)
+
+
+@pytest.mark.parametrize("gate_order", ["released", "hgrn", "paper"])
+@pytest.mark.parametrize(("bounded", "quantiser"), [(True, Quantiser()), (False, Quantiser(None))])
+def test_gated_output(gate_order: str, bounded: bool, quantiser: Quantiser) -> None:
+    """Its gradients, though no hidden state is kept."""
+    layer = MLGRU(24, gate_order, quantiser=quantiser)
+    for gain in (p for p in layer.parameters() if p.ndim == 1):
+        gain.data += 0.3 * torch.randn(24)
+    f, i, g = (2 * torch.randn(2, 33, 24) for _ in range(3))
+    leaves = [each.requires_grad_() for each in (f, i, g, *[torch.rand(24)] * bounded)]
+    bound = leaves[3] if bounded else None
+    found, kept = layer.on_gpu(f, i, bound, g), list[Tensor]()
+    with torch.autograd.graph.saved_tensors_hooks(lambda x: kept.append(x) or x, lambda x: x):
+        layer.on_gpu(f, i, bound, g)
+    rows = {x.data_ptr() for x in kept if x.shape == f.shape}
+    assert rows == {x.data_ptr() for x in (f, i, g)}
+    leaves += [*layer.o_proj.parameters()]
+    leaves += [] if gate_order == "paper" else [*layer.g_norm.parameters()]
+    compare(found, layer.plain(f, i, bound, g), leaves, 1e-5)
