@@ -1,10 +1,12 @@
-"""Train the same batches by one process and by more, one GPU each: speed, losses, a resumed run.
+"""Train the same batches by one process and by two, a GPU each: speed, losses, a resumed run.
 
     python -m benchmarks.convert_scaling --text TEXT --tokenizer FILE -o build/scaling
 
-The Transformer has random weights in the shape of SmolLM2-135M, or is --model DIR.  0 processes
-are one without torchrun, whose step is a single CUDA graph.  With more than one the training is
-ended by a signal after its first checkpoint and resumed.  What is in the folder is not done again.
+The Transformer has random weights in the shape of SmolLM2-135M or of --config, or is --model DIR.
+`one` is the training without torchrun; `parts` too, but it takes each batch in two halves, one
+after the other, as two processes take them at once.  `whole`: both processes hold all of the model
+(--no-shard).  `shard`: each holds a part (FSDP2); it is ended by a signal after its first
+checkpoint and resumed.  What is in the folder is not done again.
 """
 
 from __future__ import annotations
@@ -31,8 +33,16 @@ SMOLLM2: dict[str, Any] = {
 }  # fmt: skip
 """https://huggingface.co/HuggingFaceTB/SmolLM2-135M, config.json."""
 
+RUNS = {
+    "one": (0, ()),
+    "parts": (0, ("--accumulate", "2")),
+    "shard": (2, ()),
+    "whole": (2, ("--no-shard",)),
+}
+"""Processes that torchrun starts, and options."""
 
-def write_random(folder: Path, tokenizer: Path) -> Path:
+
+def write_random(folder: Path, tokenizer: Path, config: dict[str, Any]) -> Path:
     """A checkpoint of that shape."""
     import torch
     from safetensors.torch import save_file
@@ -42,15 +52,16 @@ def write_random(folder: Path, tokenizer: Path) -> Path:
 
     torch.manual_seed(0)
     folder.mkdir(parents=True, exist_ok=True)
-    (folder / "config.json").write_text(json.dumps(SMOLLM2))
+    (folder / "config.json").write_text(json.dumps(config))
     shutil.copyfile(tokenizer, folder / "tokenizer.json")
-    tensors = Transformer(TransformerConfig.parse(SMOLLM2)).tensors()
+    tensors = Transformer(TransformerConfig.parse(config)).tensors()
     save_file(tensors, folder / "model.safetensors")
     return folder
 
 
-def command(model: Path, out: Path, count: int, given: argparse.Namespace) -> list[str]:
+def command(model: Path, out: Path, name: str, given: argparse.Namespace) -> list[str]:
     """What a user would type."""
+    count, more = RUNS[name]
     torchrun = ("-m", "torch.distributed.run", "--standalone", "--nproc-per-node", count)
     settings = {
         "--to": given.to, "--steps": given.steps, "--batch": given.batch,
@@ -58,7 +69,7 @@ def command(model: Path, out: Path, count: int, given: argparse.Namespace) -> li
     }  # fmt: skip
     parts = [*(torchrun if count else ()), "-m", "mmc", "convert", model, "-o", out]
     texts = (word for path in given.text for word in ("--text", path))
-    words = (*parts, *texts, *(word for pair in settings.items() for word in pair))
+    words = (*parts, *texts, *more, *(word for pair in settings.items() for word in pair))
     return [sys.executable, *map(str, words)]
 
 
@@ -72,13 +83,13 @@ def killed(words: list[str], out: Path) -> int:
     return last_step(out)
 
 
-def run(model: Path, count: int, given: argparse.Namespace) -> dict[str, Any]:
+def run(model: Path, name: str, given: argparse.Namespace) -> dict[str, Any]:
     """The curve of a finished training, its speed, and where it was interrupted."""
-    out = given.out / f"{count}-processes"
+    out = given.out / name
     interrupted = out.with_suffix(".interrupted")
     if not finished(out):
-        words = command(model, out, count, given)
-        interrupted.write_text(str(killed(words, out) if count > 1 else 0))
+        words = command(model, out, name, given)
+        interrupted.write_text(str(killed(words, out) if name == "shard" else 0))
         subprocess.run([*words, "--resume"] if last_step(out) else words, check=True)
     resumed_at = int(interrupted.read_text())
     with (out / "curve.csv").open() as file:
@@ -100,22 +111,27 @@ def speed(rows: list[dict[str, float]]) -> float:
     )
 
 
-def table(runs: dict[int, dict[str, Any]]) -> str:
-    """One line a number of processes; the first is what the others are compared with."""
-    one = next(iter(runs.values()))
+def table(runs: dict[str, dict[str, Any]]) -> str:
+    """One line a run, compared with the first, and its losses with each before it."""
+    first = next(iter(runs.values()))
     lines = [
-        "| processes | tokens/s | times | loss at the end | largest difference | resumed at step |",
+        "| run | tokens/s | times | loss at the end | resumed at step | losses apart from |",
         "|---|---|---|---|---|---|",
     ]
-    for count, found in runs.items():
-        pairs = zip(found["rows"], one["rows"], strict=True)
-        apart = max(abs(new["loss"] - old["loss"]) for new, old in pairs)
-        name, times = count or "1, without torchrun", found["tokens/s"] / one["tokens/s"]
+    for name, found in runs.items():
+        earlier = list(runs)[: list(runs).index(name)]
+        apart = ", ".join(f"{other} {distance(found, runs[other]):.2g}" for other in earlier)
         lines.append(
-            f"| {name} | {found['tokens/s']:,.0f} | {times:.2f} "
-            f"| {found['rows'][-1]['loss']:.4f} | {apart:.4f} | {found['resumed_at'] or ''} |"
+            f"| {name} | {found['tokens/s']:,.0f} | {found['tokens/s'] / first['tokens/s']:.2f} "
+            f"| {found['rows'][-1]['loss']:.4f} | {found['resumed_at'] or ''} | {apart} |"
         )
     return "\n".join(lines)
+
+
+def distance(found: dict[str, Any], other: dict[str, Any]) -> float:
+    """The largest difference of their losses, in nats."""
+    pairs = zip(found["rows"], other["rows"], strict=True)
+    return max(abs(new["loss"] - old["loss"]) for new, old in pairs)
 
 
 def main() -> None:
@@ -124,7 +140,8 @@ def main() -> None:
     parser.add_argument("--tokenizer", type=Path, help="tokenizer.json, for random weights")
     parser.add_argument("--model", type=Path, help="instead of random weights")
     parser.add_argument("--to", default="matmul-free")
-    parser.add_argument("--processes", type=int, nargs="+", default=[0, 1, 2])
+    parser.add_argument("--config", type=Path, help="config.json, for random weights")
+    parser.add_argument("--runs", nargs="+", choices=list(RUNS), default=list(RUNS))
     parser.add_argument("--steps", type=int, default=60)
     parser.add_argument("--window", type=int, default=512)
     parser.add_argument("--device", default="cuda")
@@ -134,11 +151,12 @@ def main() -> None:
     given.out.mkdir(parents=True, exist_ok=True)
     model = given.model or given.out / "random"
     if not model.exists():
-        write_random(model, given.tokenizer)
-    runs: dict[int, dict[str, Any]] = {}
-    for count in given.processes:
-        runs[count] = run(model, count, given)
-        print(f"{count}: {runs[count]['record']['device']}")
+        config = json.loads(given.config.read_text()) if given.config else SMOLLM2
+        write_random(model, given.tokenizer, config)
+    runs: dict[str, dict[str, Any]] = {}
+    for name in given.runs:
+        runs[name] = run(model, name, given)
+        print(f"{name}: {runs[name]['record']['device']}")
     print(table(runs))
 
 

@@ -40,6 +40,12 @@ def convert_command(
     gradient_checkpointing: Annotated[
         bool, typer.Option("--gradient-checkpointing", help="Less memory, a third more time.")
     ] = False,
+    accumulate: Annotated[
+        int, typer.Option(help="Parts of a batch, one after another: less memory.")
+    ] = 1,
+    shard: Annotated[
+        bool, typer.Option(help="With torchrun: a part of the model in each process, or all.")
+    ] = True,
     save_every: Annotated[int, typer.Option(help="Steps between checkpoints.")] = 500,
     resume: Annotated[
         bool, typer.Option("--resume", help="Go on with a training that was interrupted.")
@@ -59,7 +65,8 @@ def convert_command(
 
     training = TrainingOptions(
         steps, minutes, batch, window, learning_rate, distil=distil, seed=seed,
-        checkpointing=gradient_checkpointing, save_every=save_every,
+        checkpointing=gradient_checkpointing, accumulate=accumulate, shard=shard,
+        save_every=save_every,
     )  # fmt: skip
     options = ConvertOptions(
         to, keep_attention, gate_order, tuple(text or ()), held_out, training, device,

@@ -27,12 +27,19 @@ class Captured:
         self._graph = torch.cuda.CUDAGraph()
         self._stream = torch.cuda.Stream()
 
+    def forget(self) -> None:
+        """Give back what was recorded, and its memory."""
+        self._graph.reset()
+
     def __call__(self) -> tuple[Tensor, Tensor]:
         self._calls += 1
         if self._calls <= WARM_STEPS:
             return self._warm()
         if self._calls == WARM_STEPS + 1:
-            with torch.cuda.graph(self._graph, stream=self._stream):
+            # Other threads may do as they like: NCCL's watchdog looks at its events.
+            with torch.cuda.graph(
+                self._graph, stream=self._stream, capture_error_mode="thread_local"
+            ):
                 self._results = self._step()
         self._graph.replay()
         return self._results

@@ -67,7 +67,7 @@ def convert(
     """
     out = Path(out)
     options.refuse_impossible()
-    processes.refuse_uneven(options.training.batch)
+    processes.refuse_uneven(options.training.batch, options.training.accumulate)
     tell = tell if processes.rank == 0 else silent
     refuse_other_folder(out, KIND, MARK)
     if options.picture:

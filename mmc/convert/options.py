@@ -17,6 +17,8 @@ class TrainingOptions:
 
     batch: windows a step; window: tokens each.  distil: the share of the teacher in the loss.
     warmup: the share of the time in which the learning rate rises; it then falls as a cosine to 0.
+    accumulate: parts of a batch, one after another, whose gradients add up.  shard: processes that
+    train together hold parts of the model; else each holds all of it.
     log_every, evaluate_every, save_every: in steps.
     """
 
@@ -31,6 +33,8 @@ class TrainingOptions:
     distil: float = 0.5
     seed: int = 0
     checkpointing: bool = False
+    accumulate: int = 1
+    shard: bool = True
     log_every: int = 10
     evaluate_every: int = 500
     save_every: int = 500

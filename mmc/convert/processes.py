@@ -2,7 +2,8 @@
 
 Each holds a part of every matrix and of the optimizer's numbers, and takes its part of each batch.
 While a layer runs, forward or backward, its parameters are there as a whole: the one scale that a
-quantiser has for a matrix is the same as in a single process.
+quantiser has for a matrix is the same as in a single process.  Or each holds everything, and the
+processes tell one another their gradients.
 """
 
 # Torch's stubs leave these types unknown.
@@ -10,7 +11,7 @@ quantiser has for a matrix is the same as in a single process.
 from __future__ import annotations
 
 import os
-from collections.abc import Generator
+from collections.abc import Generator, Iterable
 from contextlib import contextmanager
 from dataclasses import dataclass
 
@@ -18,7 +19,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 from torch.distributed.device_mesh import init_device_mesh
-from torch.distributed.fsdp import fully_shard
+from torch.distributed.fsdp import FSDPModule, fully_shard
 from torch.distributed.tensor import DTensor
 
 from mmc.errors import MmcError
@@ -48,10 +49,13 @@ class Processes:
         size = batch // self.count
         return slice(self.rank * size, (self.rank + 1) * size)
 
-    def refuse_uneven(self, batch: int) -> None:
-        if batch % self.count:
+    def refuse_uneven(self, batch: int, parts: int) -> None:
+        """Parts: of each process's share, one after another."""
+        if parts < 1 or batch % (self.count * parts):
+            each = f" in {parts} parts each" if parts != 1 else ""
             raise MmcError(
-                f"{batch} windows cannot be shared evenly by {self.count} processes", "--batch"
+                f"{batch} windows cannot be shared evenly by {self.count} processes{each}",
+                "--batch",
             )
 
     def shard(self, model: LanguageModel, device: torch.device) -> None:
@@ -61,6 +65,19 @@ class Processes:
             for layer in model.get_submodule("model.layers").children():
                 fully_shard(layer, mesh=mesh)
             fully_shard(model, mesh=mesh)
+
+    def reshard(self, model: LanguageModel) -> None:
+        """Forget what is not in a layer as a whole; without a backward pass it stays.
+
+        Where a recorded step changes the parts, it would be out of date.
+        """
+        if isinstance(model, FSDPModule):
+            model.reshard()
+
+    def average(self, gradients: Iterable[Tensor]) -> None:
+        """Each gradient becomes its mean over the processes."""
+        for gradient in gradients:
+            dist.all_reduce(gradient.div_(self.count))
 
     def sum(self, x: Tensor) -> Tensor:
         """The sum over the processes, the same in all; x is overwritten."""

@@ -66,7 +66,7 @@ class Trainer:
         self.student, self.teacher, self.processes = student, teacher, processes
         self.text, self.options, self.device = text, options, device
         for model in (student, teacher):
-            if model is not None:
+            if model is not None and options.shard:
                 processes.shard(model, device)
         self.progress = Progress()
         self._tokens = torch.from_numpy(text.training).to(device)
@@ -95,8 +95,7 @@ class Trainer:
                 for part in model.parts():
                     part.forward = torch.compile(part.forward, options=options)
         self._distil = torch.compile(distillation_losses)
-        if not self.processes.joined:  # what they tell one another is not recorded
-            self._update = Captured(self._updated)
+        self._update = Captured(self._updated)
 
     def _held_out(self, most: int | None = None) -> Tensor:
         return torch.from_numpy(self.text.held_out[:most]).to(self.device).long()
@@ -107,13 +106,23 @@ class Trainer:
 
     def _nats_per_token(self, model: LanguageModel, ids: Tensor) -> float:
         options = self.options
-        return nats_per_token(model, ids, options.window, options.batch, self.processes)
+        found = nats_per_token(model, ids, options.window, options.batch, self.processes)
+        self.processes.reshard(model)
+        return found
 
     def run(self, save: Callable[[], None], tell: Tell = silent) -> None:
         """Train to the end; `save` is called when everything so far is sound.
 
         Raises MmcError where a loss is not a number: then nothing is saved any more.
         """
+        try:
+            self._run(save, tell)
+        finally:
+            # NCCL waits at its end for whoever recorded it.
+            if isinstance(self._update, Captured):
+                self._update.forget()
+
+    def _run(self, save: Callable[[], None], tell: Tell) -> None:
         options, progress = self.options, self.progress
         begun, first = time.monotonic() - progress.seconds, progress.step
         if first == 0:
@@ -155,13 +164,18 @@ class Trainer:
 
     def _updated(self) -> tuple[Tensor, Tensor]:
         """A step with the windows and the rate that are in place."""
+        options, parameters = self.options, list(self.student.parameters())
         self.optimizer.zero_grad(set_to_none=True)
-        losses = self._losses(self._ids)
-        losses[0].backward()
-        parameters = self.student.parameters()
-        norm = nn.utils.clip_grad_norm_(parameters, self.options.clip, foreach=True)
+        total = torch.zeros(2, device=self.device)
+        for ids in self._ids.chunk(options.accumulate):
+            losses = self._losses(ids) / options.accumulate
+            losses[0].backward()
+            total += losses.detach()
+        if self.processes.joined and not options.shard:
+            self.processes.average(p.grad for p in parameters if p.grad is not None)
+        norm = nn.utils.clip_grad_norm_(parameters, options.clip, foreach=True)
         self.optimizer.step()
-        return losses.detach(), whole(norm)
+        return total, whole(norm)
 
     def _batch(self, step: int) -> Tensor:
         """Ids i64[batch, window + 1], of the batch this process's share."""

@@ -8,6 +8,7 @@ import os
 import shutil
 import subprocess
 import sys
+from dataclasses import replace
 from functools import cache
 from pathlib import Path
 
@@ -69,6 +70,10 @@ def curve(folder: Path) -> list[dict[str, float]]:
         return [{k: float(v) for k, v in row.items() if v} for row in csv.DictReader(file)]
 
 
+def losses(folder: Path) -> list[tuple[float, float]]:
+    return [(row["loss"], row["gradient_norm"]) for row in curve(folder)]
+
+
 def assert_same_course(found: Path, wanted: Path) -> None:
     pairs = list(zip(curve(found), curve(wanted), strict=True))
     for key in ("loss", "cross_entropy", "gradient_norm"):
@@ -92,6 +97,21 @@ def test_losses_are_those_of_one_process(tmp_path: Path) -> None:
     chosen = training(6, evaluate_every=6)
     convert(teacher(), tmp_path / "ternary", options("ternary", chosen))
     assert_same_course(conversions() / "ternary", tmp_path / "ternary")
+
+
+@pytest.mark.slow
+def test_two_processes_are_one_that_takes_each_batch_in_two_parts(tmp_path: Path) -> None:
+    """To the bit, where each holds all of the model; in parts, but for the gradient's norm."""
+    chosen = training(STEPS, evaluate_every=6, accumulate=2)
+    convert(teacher(), tmp_path / "parts", options("matmul-free", chosen))
+    wanted, found = (
+        load_file(folder / "model.safetensors")
+        for folder in (tmp_path / "parts", conversions() / "all")
+    )
+    assert all(equal(found[name], wanted[name]) for name in wanted)
+    assert losses(conversions() / "all") == losses(tmp_path / "parts")
+    convert(teacher(), tmp_path / "one", options("matmul-free", replace(chosen, accumulate=1)))
+    assert_same_course(conversions() / "all", tmp_path / "one")
 
 
 @pytest.mark.slow

@@ -35,6 +35,7 @@ def conversions(source: Path, text: Path, held_out: Path, folder: Path) -> None:
             source, folder / "ternary", options("ternary", 6, checkpointing=True),
             processes=processes,
         )  # fmt: skip
+        convert(source, folder / "all", options("matmul-free", shard=False), processes=processes)
         said = no_number(source, folder, options("ternary"), processes)
         (folder / f"no-number-{processes.rank}.json").write_text(json.dumps(said))
         convert(source, folder / "killed", options("matmul-free"), die, processes)
