@@ -26,12 +26,12 @@ from torch import Tensor, nn
 
 from mmc.frontends.models.bit_linear import RmsNorm
 from mmc.frontends.models.hgrn_bit_config import HgrnBitConfig
-from mmc.nn import BitLinear, MatMulFreeLM
+from mmc.nn import MLGRU, BitLinear, MatMulFreeLM
 from mmc.nn.bit_linear import ACTIVATIONS
 from mmc.nn.matmul_free import Trunk
 
 WARM, REPEATS, GB = 3, 10, 1e9
-FUSED = BitLinear.forward
+FUSED = BitLinear.forward, MLGRU.on_gpu
 
 
 class Layers(nn.Module):
@@ -77,11 +77,11 @@ def single_operations(
     return nn.functional.linear(x.to(w.dtype), w)
 
 
-def own(forward: Callable[..., Tensor]) -> Form:
-    """The layers of `mmc.nn` with this forward of BitLinear."""
+def own(forward: Callable[..., Tensor], after: Callable[..., Tensor]) -> Form:
+    """The layers of `mmc.nn` with this forward of BitLinear, and of what an MLGRU projected."""
 
     def form(trunk: Trunk, sizes: dict[str, Any]) -> Layers:
-        BitLinear.forward = forward
+        BitLinear.forward, MLGRU.on_gpu = forward, after
         layers = copy.deepcopy(trunk.layers)
         return Layers(layers, trunk.bounds(), lambda layer, x, bound: layer(x, bound, None, None))
 
@@ -118,8 +118,8 @@ def forms(upstream: str | None) -> Iterator[tuple[str, Form]]:
         sys.path.append(upstream)
         yield "released code, single operations", released(fused=False)
         yield "released code, fused", released(fused=True)
-    yield "mmc.nn, single operations", own(single_operations)
-    yield "mmc.nn", own(FUSED)
+    yield "mmc.nn, single operations", own(single_operations, MLGRU.plain)
+    yield "mmc.nn", own(*FUSED)
 
 
 @dataclass

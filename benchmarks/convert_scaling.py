@@ -3,8 +3,9 @@
     python -m benchmarks.convert_scaling --text TEXT --tokenizer FILE -o build/scaling
 
 The Transformer has random weights in the shape of SmolLM2-135M or of --config, or is --model DIR.
-`one` is the training without torchrun; `parts` too, but it takes each batch in two halves, one
-after the other, as two processes take them at once.  `whole`: both processes hold all of the model
+`one` is the training without torchrun; so is `order-N`, with the windows of each batch in another
+order, and `parts`, which takes each batch in two halves, one after the other, as two processes take
+them at once.  `whole`: both processes hold all of the model
 (--no-shard).  `shard`: each holds a part (FSDP2); it is ended by a signal after its first
 checkpoint and resumed.  What is in the folder is not done again.
 """
@@ -33,13 +34,16 @@ SMOLLM2: dict[str, Any] = {
 }  # fmt: skip
 """https://huggingface.co/HuggingFaceTB/SmolLM2-135M, config.json."""
 
-RUNS = {
-    "one": (0, ()),
-    "parts": (0, ("--accumulate", "2")),
-    "shard": (2, ()),
-    "whole": (2, ("--no-shard",)),
+TORCHRUN = "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "-m"
+
+RUNS: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
+    "one": (("mmc",), ()),
+    **{f"order-{n}": (("benchmarks.reordered", str(n)), ()) for n in (1, 2, 3)},
+    "parts": (("mmc",), ("--accumulate", "2")),
+    "whole": ((*TORCHRUN, "mmc"), ("--no-shard",)),
+    "shard": ((*TORCHRUN, "mmc"), ()),
 }
-"""Processes that torchrun starts, and options."""
+"""The module that runs, and options of the conversion."""
 
 
 def write_random(folder: Path, tokenizer: Path, config: dict[str, Any]) -> Path:
@@ -61,13 +65,12 @@ def write_random(folder: Path, tokenizer: Path, config: dict[str, Any]) -> Path:
 
 def command(model: Path, out: Path, name: str, given: argparse.Namespace) -> list[str]:
     """What a user would type."""
-    count, more = RUNS[name]
-    torchrun = ("-m", "torch.distributed.run", "--standalone", "--nproc-per-node", count)
+    module, more = RUNS[name]
     settings = {
         "--to": given.to, "--steps": given.steps, "--batch": given.batch,
         "--window": given.window, "--save-every": given.steps // 3, "--device": given.device,
     }  # fmt: skip
-    parts = [*(torchrun if count else ()), "-m", "mmc", "convert", model, "-o", out]
+    parts = ["-m", *module, "convert", model, "-o", out]
     texts = (word for path in given.text for word in ("--text", path))
     words = (*parts, *texts, *more, *(word for pair in settings.items() for word in pair))
     return [sys.executable, *map(str, words)]
