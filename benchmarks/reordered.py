@@ -1,6 +1,6 @@
 """`mmc` with the windows of each batch in another order: nothing changes but the order of sums.
 
-    python -m benchmarks.reordered SEED convert MODEL -o OUT ...
+python -m benchmarks.reordered SEED convert MODEL -o OUT ...
 """
 
 from __future__ import annotations

@@ -276,5 +276,5 @@ def told_memory(device: torch.device) -> Generator[None]:
             raise
         raise MmcError(
             f"memory of the device {device} ran out",
-            hint="lower --batch or --window, or give --gradient-checkpointing",
+            hint="give --accumulate 2 or --gradient-checkpointing, or lower --batch or --window",
         ) from None

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from mmc.frontends.models.bit_linear import RmsNorm
 from mmc.frontends.models.hgrn_bit_config import HgrnBitConfig
-from mmc.nn import BitLinear, MatMulFreeLM, linear_scan
+from mmc.nn import MLGRU, BitLinear, MatMulFreeLM, linear_scan
 from mmc.nn.recurrence import gated_scan
 
 pytestmark = pytest.mark.gpu
@@ -77,6 +77,27 @@ def test_bit_linear(given: str, inputs: int, outputs: int, autocast: bool, bound
     wanted = run("cpu")
     for found, expected in zip(run("cuda"), wanted, strict=True):
         assert distance(found, expected) < bound
+
+
+@pytest.mark.parametrize("gate_order", ["released", "hgrn", "paper"])
+def test_what_becomes_of_an_mlgrus_projections(gate_order: str) -> None:
+    """No hidden state is kept, and the gradients are right."""
+    layer, bound = MLGRU(96, gate_order), torch.rand(96)
+    given, grad = [torch.randn(2, 70, 96) for _ in range(3)], torch.randn(2, 70, 96)
+
+    def run(device: str) -> list[Tensor]:
+        f, i, g = (x.to(device).requires_grad_() for x in given)
+        limit = bound.to(device).requires_grad_()
+        layer.to(device)
+        output = layer.on_gpu if device == "cuda" else layer.plain
+        y = output(f, i, limit, g)
+        used = [*layer.o_proj.parameters()]
+        used += [] if gate_order == "paper" else [*layer.g_norm.parameters()]
+        return [y.detach(), *torch.autograd.grad(y, [f, i, limit, g, *used], grad.to(device))]
+
+    wanted = run("cpu")
+    for found, expected in zip(run("cuda"), wanted, strict=True):
+        assert distance(found, expected) < 1e-4
 
 
 @pytest.mark.filterwarnings("default")  # torch.compile has advice
