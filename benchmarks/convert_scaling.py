@@ -5,9 +5,9 @@
 The Transformer has random weights in the shape of SmolLM2-135M or of --config, or is --model DIR.
 `one` is the training without torchrun; so is `order-N`, with the windows of each batch in another
 order, and `parts`, which takes each batch in two halves, one after the other, as two processes take
-them at once.  `whole`: both processes hold all of the model
-(--no-shard).  `shard`: each holds a part (FSDP2); it is ended by a signal after its first
-checkpoint and resumed.  What is in the folder is not done again.
+them at once.  `whole`: both processes hold all of the model (--no-shard).  `shard`: each holds a
+part (FSDP2); it is ended by a signal after its first checkpoint and resumed.  What is in the folder
+is not done again.
 """
 
 from __future__ import annotations

@@ -17,8 +17,8 @@ def main() -> None:
     """Read the seed; the rest is for `mmc`."""
     order, starts = np.random.default_rng(int(sys.argv.pop(1))), Text.starts
 
-    def reordered(*given: object) -> np.ndarray:
-        return order.permutation(starts(*given))  # pyright: ignore[reportArgumentType]
+    def reordered(text: Text, seed: int, step: int, batch: int, window: int) -> np.ndarray:
+        return order.permutation(starts(text, seed, step, batch, window))
 
     Text.starts = reordered
     command_line()

@@ -1,7 +1,7 @@
 """What the MLGRU makes of its projections, as one operator on a GPU: scan, gate, norm, product.
 
 The hidden states are between the scan and the product, and both need them in their backward pass.
-They are not kept: a scan reads f and i once more, which takes a hundredth of a layer's time.
+They are not kept: the backward pass scans f and i once more.
 """
 
 # Torch's stubs leave these types unknown.
