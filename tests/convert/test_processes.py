@@ -111,8 +111,7 @@ def test_two_processes_are_one_that_takes_each_batch_in_two_parts(tmp_path: Path
     )
     assert all(equal(found[name], wanted[name]) for name in wanted)
     assert losses(conversions() / "all") == losses(tmp_path / "parts")
-    for new, old in zip(losses(conversions() / "whole"), losses(tmp_path / "parts"), strict=True):
-        assert new == pytest.approx(old, abs=1e-5)
+    assert_same_course(conversions() / "whole", tmp_path / "parts")
     convert(teacher(), tmp_path / "one", options("matmul-free", replace(chosen, accumulate=1)))
     assert_same_course(conversions() / "all", tmp_path / "one")
 
