@@ -29,11 +29,11 @@ from mmc.ir.ops.linear import Linear
 from mmc.ir.ops.pointwise import Add, Cast
 from mmc.ir.ops.source import Constant, Input
 from mmc.ir.types import DType
-from mmc.targets.cpu.dense_fixed import DIGITS, Form, Part, prefetch
+from mmc.targets.cpu.dense_fixed import DIGITS, Form, Part
 from mmc.targets.cpu.ternary_tile import zero_registers
 from mmc.targets.tvm.elementary import Vector, dtype_of, hold, number
 from mmc.targets.tvm.fold import lane_total, register, serial
-from mmc.targets.tvm.memory import Place
+from mmc.targets.tvm.memory import Place, prefetch
 
 MAX_COLUMNS = 1 << 14
 """Up to 2^14 columns int32 holds 255 * 128 * columns, and float64 255 * 2^31 * columns."""
@@ -87,7 +87,7 @@ class Bytes(Part):
         """A vector of bytes; where there is one row of x, those further on are asked for."""
         offset = T.Bind(self.w.offset((row, k)))
         if ahead:
-            prefetch(self.w.buffer, offset + PREFETCH_BYTES)
+            prefetch(self.w.buffer, offset + PREFETCH_BYTES, 2)
         return T.Bind(self.w.buffer.vload([offset], f"uint8x{self.form.lanes}"))
 
     def _rest(self, row: Any, column: Any, start: int) -> Any:

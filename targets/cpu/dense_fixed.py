@@ -178,12 +178,6 @@ def for_parts(rows: Any, work: Callable[[Any, Any], None]) -> None:
         work(first, T.Bind(T.min(rows - first, T.int64(PART))))
 
 
-def prefetch(buffer: Any, offset: Any) -> None:
-    """Ask for weights that are read later; into the second cache, as the first holds digits."""
-    how = T.int32(0), T.int32(2), T.int32(1)
-    T.evaluate(T.call_llvm_intrin("void", "llvm.prefetch", T.address_of(buffer[offset]), *how))
-
-
 def vector(dtype: str, lanes: int) -> str:
     return dtype if lanes == 1 else f"{dtype}x{lanes}"
 

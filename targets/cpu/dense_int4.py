@@ -36,11 +36,11 @@ from mmc.ir.op import Value
 from mmc.ir.ops.int4 import GROUP, ZERO, DequantizeInt4
 from mmc.ir.ops.linear import Linear
 from mmc.ir.ops.source import Input
-from mmc.targets.cpu.dense_fixed import PART, Form, Part, prefetch
+from mmc.targets.cpu.dense_fixed import PART, Form, Part
 from mmc.targets.cpu.ternary_tile import zero_registers
 from mmc.targets.tvm.elementary import Vector, hold, number
 from mmc.targets.tvm.fold import lane_total, register, serial
-from mmc.targets.tvm.memory import Place
+from mmc.targets.tvm.memory import Place, prefetch
 
 HALF = GROUP // 2
 
@@ -125,14 +125,14 @@ class Int4(Part):
         """Those of a row further on."""
         offset = T.Bind(self.steps.offset((column, 0)))
         for first in range(0, self.product.k // GROUP, 32):  # a line of the cache
-            prefetch(self.steps.buffer, offset + (first + STEPS_AHEAD))
+            prefetch(self.steps.buffer, offset + (first + STEPS_AHEAD), 2)
 
     def _codes(self, column: Any, step: Any, ahead: bool) -> tuple[Vector, Vector]:
         """The lower and the upper halves of a vector of bytes."""
         lanes = self.form.lanes
         offset = T.Bind(self.codes.offset((column, step * lanes)))
         if ahead:
-            prefetch(self.codes.buffer, offset + PREFETCH_BYTES)
+            prefetch(self.codes.buffer, offset + PREFETCH_BYTES, 2)
         packed = T.Bind(self.codes.buffer.vload([offset], f"uint8x{lanes}"))
         pairs = T.reinterpret(f"uint16x{lanes // 2}", packed)
         upper = T.shift_right(pairs, number(4, "uint16", lanes // 2))

@@ -22,11 +22,12 @@ from mmc.targets.cpu.processor import PROCESSORS
 from mmc.targets.cpu.share import share
 from mmc.targets.tvm.host import Entry, KernelCall, Tensor, build, make_kernel
 from mmc.targets.tvm.loader import Program, aligned_zeros, as_tensor, set_threads
+from mmc.targets.tvm.memory import prefetch
 
 BUFFER_BYTES = 512 << 20
 PREFETCH_BYTES = 4096
-PREFETCH_LEVELS = (3, 2)
-"""LLVM's locality: into the first-level cache, into the second."""
+PREFETCH_CACHES = (1, 2)
+"""Into the first or the second."""
 _UNROLL = 8
 _PIECES = 512
 _BLOCKS = BUFFER_BYTES // (64 * _UNROLL * _PIECES)
@@ -38,7 +39,7 @@ class ReadLimit:
 
     def __post_init__(self) -> None:
         program = Program(_object(choose_isa()))
-        self._reads = [program[f"read_{level}"] for level in PREFETCH_LEVELS]
+        self._reads = [program[f"read_{cache}"] for cache in PREFETCH_CACHES]
         self._buffer = huge_memory(BUFFER_BYTES)
         self._buffer[:: 1 << 12] = 1  # every page is there
         self._sums = aligned_zeros(64 * _PIECES)
@@ -58,16 +59,16 @@ class ReadLimit:
 def _object(isa: Isa) -> bytes:
     parameters = {"bytes": "int32*", "sums": "int32*"}
     entries: list[Entry] = []
-    for level in PREFETCH_LEVELS:
-        body = functools.partial(_read_all, level)
-        kernel = make_kernel(f"read_all_{level}", parameters, body)
+    for cache in PREFETCH_CACHES:
+        body = functools.partial(_read_all, cache)
+        kernel = make_kernel(f"read_all_{cache}", parameters, body)
         buffer, sums = Tensor("buffer", 64), Tensor("sums", 64)
         call = KernelCall(kernel, (buffer.at(), sums.at()))
-        entries.append(Entry(f"read_{level}", (buffer, sums), (), (call,)))
+        entries.append(Entry(f"read_{cache}", (buffer, sums), (), (call,)))
     return build(entries, PROCESSORS[isa].target)
 
 
-def _read_all(level: int, data: Any, sums: Any) -> None:
+def _read_all(cache: int, data: Any, sums: Any) -> None:
     """Each piece adds up runs of eight vectors, or LLVM would drop the loads."""
 
     def read(piece: Any) -> None:
@@ -77,9 +78,7 @@ def _read_all(level: int, data: Any, sums: Any) -> None:
         with T.serial(0, _BLOCKS) as block:
             start = T.Bind((piece * _BLOCKS + block) * (16 * _UNROLL))
             for lane, total in enumerate(totals):
-                ahead = T.address_of(data[start + lane * 16 + PREFETCH_BYTES // 4])
-                hint = (T.int32(0), T.int32(level), T.int32(1))
-                T.evaluate(T.call_llvm_intrin("void", "llvm.prefetch", ahead, *hint))
+                prefetch(data, start + lane * 16 + PREFETCH_BYTES // 4, cache)
                 loaded = data.vload([start + lane * 16], "int32x16")
                 T.buffer_store(total, total[0] + loaded, [0])
         every = sum((total[0] for total in totals[1:]), totals[0][0])

@@ -29,6 +29,7 @@ from mmc.targets.cpu.ternary_tile import (
     store_tile,
     zero_registers,
 )
+from mmc.targets.tvm.memory import prefetch
 
 _HALVES = (0, 32)
 """Where the halves of a block begin."""
@@ -138,10 +139,8 @@ def _prefetch(matrix: Matrix, run: Run, weights: Any, start: Any, block: Any) ->
         jump = T.Select(here >= tile - _PREFETCH_VECTORS, T.int32(tile), T.int32(0))
         ahead = _PREFETCH_VECTORS + jump
     first = T.Bind(start + (here + ahead) * VECTOR_BYTES)
-    read, second_level, data = T.int32(0), T.int32(2), T.int32(1)
     for vector in range(vectors):
-        address = T.address_of(weights[first + vector * VECTOR_BYTES])
-        T.evaluate(T.call_llvm_intrin("void", "llvm.prefetch", address, read, second_level, data))
+        prefetch(weights, first + vector * VECTOR_BYTES, 2)
 
 
 def _gemm(

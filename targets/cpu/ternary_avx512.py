@@ -23,6 +23,7 @@ from mmc.targets.cpu.ternary_tile import (
     store_tile,
     zero_registers,
 )
+from mmc.targets.tvm.memory import prefetch
 
 _FEW_ROWS = 24
 """Up to this many rows of q are multiplied as the weights are read; more pay for a panel."""
@@ -118,11 +119,9 @@ def _load(matrix: Matrix, run: Run, weights: Any, tile: Any, block: Any) -> list
     count = BLOCKS[run.layout].vectors
     vector = T.min(tile, matrix.tiles - 1) * matrix.tile_vectors + run.first_vector + block * count
     start = T.Bind(vector * VECTOR_BYTES)
-    read, first_level, data = T.int32(0), T.int32(3), T.int32(1)
     loaded: list[Vector] = []
     for offset in range(0, count * VECTOR_BYTES, VECTOR_BYTES):
-        ahead = T.address_of(weights[start + offset + _PREFETCH_BYTES])
-        T.evaluate(T.call_llvm_intrin("void", "llvm.prefetch", ahead, read, first_level, data))
+        prefetch(weights, start + offset + _PREFETCH_BYTES, 1)
         loaded.append(T.Bind(weights.vload([start + offset], "uint8x64")))
     return loaded
 

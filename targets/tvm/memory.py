@@ -137,6 +137,13 @@ class Place:
                 T.buffer_store(self.buffer, T.int8(0), [start + column])
 
 
+def prefetch(buffer: Any, offset: Any, cache: int) -> None:
+    """Ask for what is read later, into the first or the second cache; it may lie past the end."""
+    read, locality, data = T.int32(0), T.int32(4 - cache), T.int32(1)
+    ahead = T.address_of(buffer[offset])
+    T.evaluate(T.call_llvm_intrin("void", "llvm.prefetch", ahead, read, locality, data))
+
+
 def widen(raw: Vector, dtype: DType) -> Vector:
     """From the form in memory to the form in registers."""
     match dtype:

@@ -18,6 +18,7 @@ from __future__ import annotations
 import functools
 from collections.abc import Sequence
 from dataclasses import dataclass
+from math import prod
 from typing import Any
 
 from tvm.script.ir_builder import tirx as T
@@ -36,6 +37,7 @@ from mmc.targets.tvm.memory import (
     STORED,
     Place,
     as_expression,
+    prefetch,
     size_of,
     unravel,
 )  # fmt: skip
@@ -133,9 +135,13 @@ class RowNest:
         self.elements, self.lead = elements, elements.sizes(lead)
         self.stores, self.threads = stores, threads
         self.plan = Plan(set(elements.places), [value for value, _ in dict(stores).items()])
+        places = elements.places.values() if self.plan.stages > 1 else ()
+        self._read_again = [place for place in places if place.type.shape[:-1] == lead]
+        self.ahead: list[Place] = []
+        """Inputs whose next row the last stage of a row asks memory for, as it computes most."""
 
     def write(self) -> None:
-        rows = count_of(self.lead)
+        rows = prod(self.lead)
         if not self.threads or (isinstance(rows, int) and rows == 1):
             self._rows(0, rows)
             return
@@ -144,6 +150,7 @@ class RowNest:
         with T.If(as_expression(rows) <= few):
             with T.Then():
                 self._rows(0, rows)
+            self.ahead = self._read_again
             with T.Else(), T.parallel(T.int64(0), T.ceildiv(as_expression(rows), chunk)) as task:
                 first = T.Bind(task * chunk)
                 self._rows(first, T.Bind(T.min(first + chunk, as_expression(rows))))
@@ -192,6 +199,8 @@ class _Columns:
         self.nest, self.lead, self.size, self.values = nest, lead, size, values
         self.elements = nest.elements
         plan = nest.plan
+        last = stage == plan.stages - 1
+        self.ahead = [place for place in nest.ahead if last and place.columns == size]
         self.stores = [(v, p) for v, p in nest.stores if v in values and plan.levels[v] == stage]
         kept = {v: k.place for v, k in self.elements.kept.items() if v in plan.kept}
         self.keeps = [(v, p) for v, p in kept.items() if v in values and plan.kept[v] == stage]
@@ -253,6 +262,8 @@ class _Columns:
                 place.store((column,), made[value])
             for fold in folds:
                 fold.add(made[fold.op.operands[0]], column)
+        for place in self.ahead if lanes == LANES else ():
+            prefetch(place.buffer, place.offset((*self.lead[:-1], self.lead[-1] + 1, column)), 1)
 
     def _axes(self, value: Value, index: Index) -> tuple[Any, ...]:
         rank = value.type.rank
@@ -274,13 +285,6 @@ class _Columns:
                 totals = paired + totals[len(paired) * 2 :]
             total = last.combine(lane_total(hold(totals[0]), last.combine), last.total[0])
             self.elements.reduced[op] = finish(op, total, self.size)
-
-
-def count_of(sizes: Sequence[Any]) -> Any:
-    total: Any = 1
-    for size in sizes:
-        total = total * size
-    return total
 
 
 __all__ = ["Op", "emit", "symbols_of", "unsupported"]
