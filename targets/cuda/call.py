@@ -21,7 +21,8 @@ from mmc.ir.op import Value
 from mmc.ir.ops.source import Input, Weight
 from mmc.targets.base import Arrays
 from mmc.targets.cuda.arrays import DeviceArray, Window, address_of
-from mmc.targets.cuda.driver import INT32, INT64, POINTER, Code, Memory, Recorded, launch
+from mmc.targets.cuda.driver import Memory
+from mmc.targets.cuda.launch import INT32, INT64, POINTER, Code, Recorded, launch
 from mmc.targets.cuda.launches import Entry, Launch, Persistent, Word, choose, number
 from mmc.targets.cuda.resident import Phases, resident
 from mmc.targets.cuda.weights import Weights

@@ -13,8 +13,8 @@ from tvm.script.ir_builder import tirx as T
 from mmc.ir.op import Value
 from mmc.ir.types import DType, TensorType, static_shape
 from mmc.targets.cuda.code import call, do
-from mmc.targets.cuda.fused import THREADS
 from mmc.targets.cuda.row import Registers
+from mmc.targets.cuda.work import THREADS
 from mmc.targets.tvm.elementary import hold
 from mmc.targets.tvm.memory import Place
 

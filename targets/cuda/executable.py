@@ -17,14 +17,14 @@ from mmc.ir.graph import Graph
 from mmc.ir.ops.recurrence import Kernel
 from mmc.ir.ops.source import Weight
 from mmc.ir.statistics import stored_bytes
-from mmc.ir.text import parse
-from mmc.targets.base import Arrays, Meter, graph_file
+from mmc.targets.base import Arrays, Meter, read_graphs
 from mmc.targets.cuda import architecture
 from mmc.targets.cuda.arrays import DeviceArray
 from mmc.targets.cuda.call import Arenas, Call, Loaded
 from mmc.targets.cuda.compiler import compile_source
-from mmc.targets.cuda.driver import INT64, POINTER, Code, Memory, device, launch
+from mmc.targets.cuda.driver import Memory, device
 from mmc.targets.cuda.greedy import Greedy
+from mmc.targets.cuda.launch import INT64, POINTER, Code, launch
 from mmc.targets.cuda.launches import Entry, from_json
 from mmc.targets.cuda.weights import put
 from mmc.targets.tvm.geometry import Geometry
@@ -64,7 +64,7 @@ class CudaExecutable:
 
         With `keep_all` no memory is used twice, so that every value can be looked at afterwards.
         """
-        graphs = {e: parse((folder / graph_file(e)).read_text(), graph_file(e)) for e in entries}
+        graphs = read_graphs(folder, entries)
         weights = WeightsFile.open(folder / "weights.safetensors")
         plans = {name: planned(graph, keep_all) for name, graph in graphs.items()}
         made = from_json((folder / "lib" / "launches.json").read_text())

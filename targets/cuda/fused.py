@@ -23,31 +23,20 @@ from mmc.ir.op import Value
 from mmc.ir.packing import TILE_ROWS
 from mmc.ir.types import numel
 from mmc.targets.cuda import rows
-from mmc.targets.cuda.block import SHARES, Block
+from mmc.targets.cuda.block import Block
 from mmc.targets.cuda.code import DeviceKernel, make_kernel
 from mmc.targets.cuda.row import MOST_SHARED, Row
 from mmc.targets.cuda.ternary import STEP_VECTORS, Matrix, WarpSums
+from mmc.targets.cuda.work import BLOCKS, THREADS, WARPS, Consumer, Work
 from mmc.targets.tvm.expressions import Elements
 from mmc.targets.tvm.memory import Place, unravel
 from mmc.targets.tvm.primitives import primitive_outputs
 from mmc.targets.tvm.schedule import schedule
 from mmc.targets.tvm.stages import Plan
 
-BLOCKS = 132
-"""Blocks that are aimed at: one for each processor of a large GPU."""
-
-THREADS = SHARES
 _WARP = 32
 _AHEAD_REGISTERS = 32
 """Words of weights that a thread asks for ahead of their use."""
-
-
-@dataclass(frozen=True)
-class Consumer:
-    """A matrix, and which output of the row it is multiplied with."""
-
-    output: int
-    matrix: Matrix
 
 
 @dataclass(frozen=True)
@@ -142,60 +131,6 @@ def _write(
         _finish(matrices, parts, first, todo.split, thread)
 
 
-_WARPS = THREADS // _WARP
-
-
-@dataclass(frozen=True)
-class Work:
-    """What a block does: the outputs that it multiplies, and how its warps share its tiles.
-
-    split: the warps of a tile.  rounds: how often all warps take tiles.  length: bytes of
-    activations that the warps read, those past the end included.
-    """
-
-    outputs: tuple[int, ...]
-    split: int
-    rounds: int
-    length: int
-
-    @staticmethod
-    def of(consumers: Sequence[Consumer], tiles: int, most_at_once: int = _WARPS) -> Work:
-        matrix = consumers[0].matrix
-        split = _split(matrix, tiles, most_at_once)
-        length = -(-matrix.vectors // (STEP_VECTORS * split)) * split * matrix.step_bytes
-        outputs = tuple(dict.fromkeys(c.output for c in consumers))
-        return Work(outputs, split, -(-tiles * split // _WARPS), length)
-
-    @property
-    def at_once(self) -> int:
-        """Tiles of a round."""
-        return _WARPS // self.split
-
-    @property
-    def parts(self) -> int:
-        """Sums that warps leave behind."""
-        return self.rounds * _WARPS * TILE_ROWS
-
-    @property
-    def shared_bytes(self) -> int:
-        return len(self.outputs) * self.length + 4 * self.parts
-
-
-def _split(matrix: Matrix, tiles: int, most_at_once: int) -> int:
-    """How many warps share a tile, so that a warp has the fewest instructions.
-
-    most_at_once: tiles of a round, unless all warps share one.
-    """
-    each, more = {"2bit": (37, 30), "1.6bit": (54, 60)}[matrix.layout]  # of 8 vectors, of a tile
-
-    def instructions(split: int) -> int:
-        steps = -(-matrix.vectors // (STEP_VECTORS * split))
-        return -(-tiles * split // _WARPS) * (steps * each + more)
-
-    splits = [1 << i for i in range(_WARPS.bit_length())]
-    return min((s for s in splits if _WARPS // s <= max(1, most_at_once)), key=instructions)
-
-
 def _row(
     body: Graph, outputs: Sequence[Value], plan: Plan, given: dict[str, Any],
     shared: tuple[Any, dict[int, int], int], row: Any, within: Any, thread: Any,
@@ -241,7 +176,7 @@ class _Tile:
         self.matrices, self.split = matrices, split
         self.lane, warp = thread % _WARP, thread // _WARP
         self.part = warp % split
-        self.place = T.Bind(turn * (_WARPS // split) + T.truncdiv(warp, split))
+        self.place = T.Bind(turn * (WARPS // split) + T.truncdiv(warp, split))
         self.number = T.Bind(first + T.cast(self.place, "int64"))
         self.shape = matrices[0].matrix
         self.steps = -(-self.shape.vectors // (STEP_VECTORS * split))

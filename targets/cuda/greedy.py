@@ -13,7 +13,8 @@ import numpy as np
 
 from mmc.targets.base import Arrays
 from mmc.targets.cuda.call import Call, Loaded
-from mmc.targets.cuda.driver import INT32, POINTER, Event, HostMemory, Memory, launch
+from mmc.targets.cuda.driver import Event, HostMemory, Memory
+from mmc.targets.cuda.launch import INT32, POINTER, launch
 from mmc.targets.cuda.launches import Entry
 from mmc.targets.tvm.geometry import Geometry
 

@@ -10,7 +10,8 @@ from itertools import pairwise
 from typing import Any, ClassVar
 
 from mmc.targets.base import Meter
-from mmc.targets.cuda.driver import INT64, POINTER, Code, Event, Memory, device, launch
+from mmc.targets.cuda.driver import Event, Memory, device
+from mmc.targets.cuda.launch import INT64, POINTER, Code, launch
 
 READ_BYTES = 4 << 30
 READS = 5

@@ -34,7 +34,6 @@ from mmc.targets.cuda.exchange import (
     pointer,
     pointer_type,
 )
-from mmc.targets.cuda.fused import BLOCKS, THREADS
 from mmc.targets.cuda.phases import (
     HEAD,
     SUPPLY_BYTES,
@@ -44,6 +43,7 @@ from mmc.targets.cuda.phases import (
     row_plan,
 )
 from mmc.targets.cuda.row import Row
+from mmc.targets.cuda.work import BLOCKS, THREADS
 from mmc.targets.tvm.elementary import hold
 from mmc.targets.tvm.expressions import Elements
 from mmc.targets.tvm.memory import STORED, Place

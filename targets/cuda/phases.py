@@ -19,18 +19,15 @@ from mmc.ir.ops.source import Input
 from mmc.ir.packing import TILE_ROWS
 from mmc.ir.types import Dim, DType, TensorType
 from mmc.targets.cuda.epilogue import Epilogue
-from mmc.targets.cuda.fused import BLOCKS, THREADS, Consumer, Work
 from mmc.targets.cuda.launches import Word
 from mmc.targets.cuda.row import is_read_elsewhere
 from mmc.targets.cuda.ternary import STEP_VECTORS
+from mmc.targets.cuda.work import BLOCKS, WARPS, Consumer, Work
 from mmc.targets.tvm.primitives import primitive_outputs
 from mmc.targets.tvm.stages import Plan as RowPlan
 
 TOLD, CHUNKS, WORDS, PARTS, GAINS = 8, 32, 48, 4, 4
 """Phases that are told ahead, chunks that are supplied ahead; of a phase: words, parts, gains."""
-
-WARPS = THREADS // 32
-"""Those of a block that compute."""
 
 HEAD = 8 + PARTS + GAINS
 """Words before the arguments."""

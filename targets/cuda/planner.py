@@ -11,10 +11,10 @@ from mmc.ir.ops.source import Input, Weight
 from mmc.ir.packing import TILE_ROWS
 from mmc.ir.types import DType
 from mmc.targets.cuda.epilogue import Epilogue, split
-from mmc.targets.cuda.fused import Consumer
 from mmc.targets.cuda.launches import Word
 from mmc.targets.cuda.phases import HEAD, PARTS, WORDS, Kind, Phases, Source
 from mmc.targets.cuda.ternary import Matrix
+from mmc.targets.cuda.work import Consumer
 from mmc.targets.tvm.plan import Plan, lone_matmul, root_of, with_consumers
 from mmc.targets.tvm.primitives import primitive_outputs
 from mmc.targets.tvm.rowwise import flatten_rows

@@ -16,6 +16,7 @@ from mmc.targets.cuda.planner import phases_of
 from mmc.targets.cuda.products import FEW_ROWS
 from mmc.targets.cuda.ternary import Matrix
 from mmc.targets.cuda.tuning import Tuning, fitting
+from mmc.targets.cuda.work import BLOCKS, Consumer
 from mmc.targets.tvm.plan import Plan, lone_matmul, with_consumers
 from mmc.targets.tvm.rowwise import ROWS, flatten_rows
 
@@ -91,12 +92,12 @@ class Program:
     ) -> Launch | None:
         """One launch for a kernel and the matrices behind it, where there is one."""
         body, sizes = _flat(maker)
-        consumers: list[fused.Consumer] = []
+        consumers: list[Consumer] = []
         for op in matmuls:
             matmul = lone_matmul(op.body)
             assert matmul is not None
             output = maker.results.index(op.operands[0])
-            consumers.append(fused.Consumer(output, Matrix.of(matmul.w)))
+            consumers.append(Consumer(output, Matrix.of(matmul.w)))
         key = body, tuple(consumers)
         if key not in self._fused:
             name = f"{maker.body.name}_with_{len(consumers)}_{len(self._fused)}"
@@ -123,7 +124,7 @@ class Program:
         self.kernels[kernel.name] = kernel
         words = tuple(tuple(each) for each in phases.words())
         return Persistent(
-            kernel.name, tuple(kernel.parameters), fused.BLOCKS, kernel.threads,
+            kernel.name, tuple(kernel.parameters), BLOCKS, kernel.threads,
             kernel.shared, phases.floats, phases.under_way, phases.rows, words,
         )  # fmt: skip
 

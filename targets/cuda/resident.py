@@ -8,7 +8,8 @@ from collections.abc import Callable
 
 import numpy as np
 
-from mmc.targets.cuda.driver import INT32, INT64, POINTER, Code, Memory, device, launch
+from mmc.targets.cuda.driver import Memory, device
+from mmc.targets.cuda.launch import INT32, INT64, POINTER, Code, launch
 from mmc.targets.cuda.launches import Persistent, Word
 
 OLDEST = (9, 0)

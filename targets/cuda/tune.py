@@ -34,18 +34,9 @@ from mmc.targets.cuda import architecture, products
 from mmc.targets.cuda.build import write
 from mmc.targets.cuda.code import generate
 from mmc.targets.cuda.compiler import compile_source
-from mmc.targets.cuda.driver import (
-    INT32,
-    INT64,
-    POINTER,
-    Code,
-    Event,
-    Memory,
-    Recorded,
-    device,
-    launch,
-)
+from mmc.targets.cuda.driver import Event, Memory, device
 from mmc.targets.cuda.executable import CudaExecutable, planned
+from mmc.targets.cuda.launch import INT32, INT64, POINTER, Code, Recorded, launch
 from mmc.targets.cuda.launches import Entry, from_json
 from mmc.targets.cuda.ternary import Matrix
 from mmc.targets.cuda.tuning import FILE, FORMS, Form, Plan, Tuning, fitting, to_json

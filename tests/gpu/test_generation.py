@@ -13,8 +13,9 @@ import pytest
 
 import mmc
 from mmc.targets.cuda import greedy
-from mmc.targets.cuda.driver import INT32, POINTER, Code, HostMemory, Memory, device, launch
+from mmc.targets.cuda.driver import HostMemory, Memory, device
 from mmc.targets.cuda.executable import image
+from mmc.targets.cuda.launch import INT32, POINTER, Code, launch
 from tests.end_to_end.compiled import token_ids
 from tests.gpu.prepared import prepared, prompt
 from tests.gpu.test_cuda import model, same

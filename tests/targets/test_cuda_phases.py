@@ -20,13 +20,14 @@ from mmc.ir.ops.shape import Slice
 from mmc.ir.ops.source import Input, Weight
 from mmc.ir.ops.ternary import AbsMax, Dequantize, Quantize, TernaryMatmul
 from mmc.ir.types import Dim, DType, TensorType, symbol
-from mmc.targets.cuda import fused, phases, planner
+from mmc.targets.cuda import phases, planner
 from mmc.targets.cuda.build import generate
 from mmc.targets.cuda.code import HELPERS
 from mmc.targets.cuda.compiler import compile_source
 from mmc.targets.cuda.epilogue import Epilogue, split
 from mmc.targets.cuda.phases import WORDS, Kind, Phases
 from mmc.targets.cuda.tuning import Tuning
+from mmc.targets.cuda.work import BLOCKS
 from mmc.targets.tvm.plan import Plan
 from mmc.targets.tvm.primitives import primitive_outputs
 from tests.gpu.prepared import chain_graph
@@ -207,7 +208,7 @@ def test_every_tile_of_a_block_is_in_one_chunk(shape: tuple[int, int]) -> None:
     (kind,) = kinds_of(*shape)
     begins = range(0, kind.block_tiles, kind.chunk_tiles)  # as persistent.cuh asks for them
     assert len(begins) == kind.chunks
-    assert kind.per_block * fused.BLOCKS >= kind.tiles > (kind.per_block - 1) * fused.BLOCKS
+    assert kind.per_block * BLOCKS >= kind.tiles > (kind.per_block - 1) * BLOCKS
 
 
 @pytest.mark.parametrize("shape", SHAPES)
