@@ -45,7 +45,7 @@ MOST_SCRATCH = 6 << 10
 MOST_AT_ONCE, MOST_CHUNK = 24 << 10, 16 << 10
 """Bytes of tiles that warps take at a time, and of those of a chunk, unless that is less."""
 
-LONG_PHASE = 32 << 10
+LONG_PHASE = 16 << 10
 """Bytes of weights of a block from which on they are waited for."""
 
 _VECTOR_BYTES = 64
