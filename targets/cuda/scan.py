@@ -4,7 +4,7 @@
 
     h[t] = a[t] * h[t-1] + b[t]
 
-What costs time is a and b (gates), which need no h.  So a block takes 16 columns of a sequence and
+What costs time is a and b (gates), which need no h.  So a block takes 8 columns of a sequence and
 goes through the steps 128 at a time, in turns.  In turn i all its warps but the last ask for what
 chunk i + 1 needs, and compute a and b of chunk i; the last one runs the recurrence through chunk
 i - 1, and then the others compute what follows h there.  Bound: instructions of the gates, memory,
@@ -30,7 +30,7 @@ from mmc.targets.tvm.memory import COMPUTED, Place, as_expression, unravel
 from mmc.targets.tvm.scan import Scan
 from mmc.targets.tvm.schedule import Nest
 
-COLUMNS = 16
+COLUMNS = 8
 PLACES = 32
 """Threads for each column; each has every 32nd step."""
 
@@ -103,7 +103,7 @@ class _Walk:
         axis = self.scan.axis
         with T.If(self.makes):
             with T.Then():
-                self.coming.load(self._indices(T.int64(0)))
+                self._load(self.coming, T.int64(0))
             with T.Else(), self.elements.scope():
                 axes = self.scan.axes(self.outer, 0, self.column)
                 at = Index((*axes[:axis], *axes[axis + 1 :]))
@@ -114,12 +114,12 @@ class _Walk:
         e = self.elements
         self.present.take(self.coming)
         with T.If(T.And(turn > 0, self._reaches(last))), T.Then():
-            self.behind.load(self._indices(last))
+            self._load(self.behind, last)
         with T.If(self._reaches(turn + 1)), T.Then():
-            self.coming.load(self._indices(turn + 1))
+            self._load(self.coming, turn + 1)
         with T.If(self._reaches(turn)), T.Then():
             at = T.Bind(turn % 2 * (STEPS * COLUMNS) + self.group.thread)
-            for i, index in enumerate(self._indices(turn)):
+            for i, index in enumerate(self._indices(self._existing(turn))):
                 with self.present.at(i):
                     T.buffer_store(self.a, e.operand(self.op.a, index), [at + i * _MAKERS])
                     T.buffer_store(self.b, e.operand(self.op.b, index), [at + i * _MAKERS])
@@ -131,26 +131,52 @@ class _Walk:
 
     def follow(self, last: Any) -> None:
         """Compute and store what follows h in a chunk."""
-        e = self.elements
         at = T.Bind(last % 2 * (STEPS * COLUMNS) + self.group.thread)
-        for i in range(EACH):
-            step = T.Bind(last * STEPS + i * PLACES + self.place)
-            with T.If(step < self.steps), T.Then(), self.behind.at(i):
-                index = Index(self.scan.axes(self.outer, step, self.column))
-                e.remember(self.op.results[0], index, self.b[at + i * _MAKERS])
-                for value, target in self.stores:
-                    target.store(index.axes, e.operand(value, index))
+        steps = self._steps(last)
+        with T.If(self._is_whole(last)):
+            with T.Then():
+                for i, step in enumerate(steps):
+                    self._follow(i, step, at)
+            with T.Else():
+                for i, step in enumerate(steps):
+                    with T.If(step < self.steps), T.Then():
+                        self._follow(i, step, at)
+
+    def _follow(self, i: int, step: Any, at: Any) -> None:
+        e = self.elements
+        index = Index(self.scan.axes(self.outer, step, self.column))
+        with self.behind.at(i):
+            e.remember(self.op.results[0], index, self.b[at + i * _MAKERS])
+            for value, target in self.stores:
+                target.store(index.axes, e.operand(value, index))
 
     def _reaches(self, chunk: Any) -> Any:
         """Whether a thread has a step in a chunk."""
         return chunk * STEPS + self.place < self.steps
 
-    def _indices(self, chunk: Any) -> list[Index]:
-        """Where a thread is in a chunk, in 32 bits; past the last step, the last one again."""
-        first = T.Bind(T.cast(chunk, "int32") * STEPS + T.cast(self.place, "int32"))
-        last = T.Bind(T.cast(self.steps, "int32") - 1)
-        found = [T.cast(T.min(first + i * PLACES, last), "int64") for i in range(EACH)]
-        return [Index(self.scan.axes(self.outer, T.Bind(step), self.column)) for step in found]
+    def _is_whole(self, chunk: Any) -> Any:
+        """Whether all threads have all their steps of a chunk."""
+        return (chunk + 1) * STEPS <= self.steps
+
+    def _steps(self, chunk: Any) -> list[Any]:
+        """A thread's steps of a chunk: addresses that differ by constants."""
+        first = T.Bind(chunk * STEPS + self.place)
+        return [first + i * PLACES for i in range(EACH)]
+
+    def _existing(self, chunk: Any) -> list[Any]:
+        """The same; past the last step, the last one again."""
+        return [T.Bind(T.min(step, self.steps - 1)) for step in self._steps(chunk)]
+
+    def _load(self, ahead: _Ahead, chunk: Any) -> None:
+        """Ask for what a chunk needs."""
+        with T.If(self._is_whole(chunk)):
+            with T.Then():
+                ahead.load(self._indices(self._steps(chunk)))
+            with T.Else():
+                ahead.load(self._indices(self._existing(chunk)))
+
+    def _indices(self, steps: Sequence[Any]) -> list[Index]:
+        return [Index(self.scan.axes(self.outer, step, self.column)) for step in steps]
 
 
 class _Ahead:
