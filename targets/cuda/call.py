@@ -40,6 +40,10 @@ class Loaded:
     workspace: Memory
 
 
+Recordings = dict[tuple[Memory | None, Memory], Recorded | None]
+"""Launches by where the states come from and where the outputs go; None until they are repeated."""
+
+
 @dataclass
 class Result:
     """Memory for outputs, taken when it is used first, and who looks at it."""
@@ -88,10 +92,12 @@ class Call:
         self.geometry, self.loaded = geometry, loaded
         graph = geometry.plan.graph
         self.inputs = Memory(geometry.arena_bytes["inputs"])
-        self.places = {op.name: geometry.place(op) for op in graph.inputs}
+        caches = geometry.plan.caches
+        self.places = {op.name: geometry.place(op) for op in graph.inputs if op not in caches}
         made = {n: v for n, v in graph.outputs if not isinstance(root_of(v), Input | Weight)}
         self.outputs = {name: place_of(geometry, value) for name, value in made.items()}
-        self._states = [name for name in graph.states if name in made]
+        self.made_states = [name for name in graph.states if name in made]
+        self._states = [name for name in self.made_states if name in self.places]
         self._kernels = geometry.plan.kernels
         self._launches = [x for group in entry.groups for x in choose(group, geometry.symbols)]
         one = entry.persistent
@@ -101,21 +107,20 @@ class Call:
         self._behind = behind
         self._staged = np.zeros(geometry.arena_bytes["inputs"], np.uint8)
         self._results = [Result(geometry.arena_bytes["outputs"]) for _ in range(3)]
-        self._recorded: dict[tuple[Memory | None, Memory], Recorded] = {}
-        self._ran = False
+        self._recorded = weakref.WeakKeyDictionary[Memory, Recordings]()
 
     @property
     def swaps(self) -> bool:
         """Whether each state is made anew by a kernel, so that two memories can take turns."""
-        return len(self._states) == len(self.geometry.plan.graph.states)
+        return len(self.made_states) == len(self.geometry.plan.graph.states)
 
-    def __call__(self, inputs: Arrays) -> Window:
-        """Run; the outputs lie in the window."""
+    def __call__(self, inputs: Arrays, caches: Memory | None) -> Window:
+        """Run; the outputs lie in the window, but for the caches."""
         source = self._source(inputs)
         self.fill(inputs, () if source is None else self._states)
         lendable, spare = self._results[:-1], self._results[-1]
         result = next((one for one in lendable if one.window() is None), spare)
-        self.replay(source, result.memory)
+        self.replay(source, result.memory, caches)
         if result is not spare:
             return result.lend()
         kept = self.new_memory()
@@ -157,21 +162,18 @@ class Call:
             else:
                 self.inputs.copy(piece.to, piece.source, piece.size)
 
-    def replay(self, source: Memory | None, target: Memory) -> None:
-        """`launch`, recorded when it is done again; the first run of all reports what is wrong."""
-        if not self._ran:
-            self._ran = True
-            return self.launch(source, target)
+    def replay(self, source: Memory | None, target: Memory, caches: Memory | None) -> None:
+        """`launch`, recorded when it is done again; the first run reports what is wrong."""
+        recorded = self._recorded.setdefault(caches or self.inputs, {})
         key = source, target
-        if key not in self._recorded:
-            if (
-                self._persistent is not None
-            ):  # its memory cannot be made while launches are recorded
-                self._phased(self._persistent, source, target)
-            self._recorded[key] = Recorded(lambda: self.launch(source, target))
-        return self._recorded[key]()
+        if key not in recorded:
+            recorded[key] = None
+            return self.launch(source, target, caches)
+        again = recorded[key] or Recorded(lambda: self.launch(source, target, caches))
+        recorded[key] = again
+        return again()
 
-    def launch(self, source: Memory | None, target: Memory) -> None:
+    def launch(self, source: Memory | None, target: Memory, caches: Memory | None) -> None:
         """Put the kernels on the stream: states from `source`, or the inputs; outputs to `target`.
 
         Neither may be the other: a block may read a state that another one has written.
@@ -179,7 +181,7 @@ class Call:
         if self._persistent is not None:
             self._phased(self._persistent, source, target).launch()
         else:
-            self._launch_each(source, target)
+            self._launch_each(source, target, caches)
         self._behind(self, target)
 
     def _phased(self, one: Persistent, source: Memory | None, target: Memory) -> Phases:
@@ -191,12 +193,12 @@ class Call:
                 if isinstance(given, int):
                     return given
                 name, offset = given
-                return self._address(self._value(name), source, target) + offset
+                return self._address(self._value(name), source, target, None) + offset
 
             self._phases[key] = Phases(self.loaded.code, one, word)
         return self._phases[key]
 
-    def _launch_each(self, source: Memory | None, target: Memory) -> None:
+    def _launch_each(self, source: Memory | None, target: Memory, caches: Memory | None) -> None:
         for chosen in self._launches:
             blocks = chosen.blocks(self.geometry.symbols)
             if blocks:
@@ -204,12 +206,17 @@ class Call:
                 function, early = code.kernel(name, chosen.shared), chosen.waits
                 launch(
                     function, blocks, chosen.threads,
-                    self._arguments(chosen, blocks, source, target), chosen.shared,
+                    self._arguments(chosen, blocks, source, target, caches), chosen.shared,
                     early=early and code.can_wait(name),
                 )  # fmt: skip
 
     def _arguments(
-        self, chosen: Launch, blocks: int, source: Memory | None, target: Memory
+        self,
+        chosen: Launch,
+        blocks: int,
+        source: Memory | None,
+        target: Memory,
+        caches: Memory | None,
     ) -> list[tuple[int, Any]]:
         found: list[tuple[int, Any]] = []
         for argument in chosen.arguments:
@@ -217,8 +224,12 @@ class Call:
                 found.append((number(argument, self.geometry.symbols), INT64))
             elif argument == "blocks":
                 found.append((blocks, INT32))
+            elif argument.endswith(".moves"):
+                op = self._kernels[int(argument.removesuffix(".moves"))]
+                found.append((int(op not in self.geometry.plan.caches.values()), INT64))
             else:
-                found.append((self._address(self._value(argument), source, target), POINTER))
+                value = self._value(argument)
+                found.append((self._address(value, source, target, caches), POINTER))
         return found
 
     def _value(self, name: str) -> Value:
@@ -228,18 +239,21 @@ class Call:
         op = self._kernels[int(kernel)]
         return (op.operands if kind == "in" else op.results)[int(position)]
 
-    def _address(self, value: Value, source: Memory | None, target: Memory) -> int:
+    def _address(
+        self, value: Value, source: Memory | None, target: Memory, caches: Memory | None
+    ) -> int:
         root = root_of(value)
         if isinstance(root, Weight):
             return self.loaded.weights.addresses[root.name]
         if source is not None and isinstance(root, Input) and root.name in self._states:
             return source.address + self.outputs[root.name].start
         place = self.geometry.place(root)
-        return self.memory(target)[place.arena].address + place.start
+        return self.memory(target, caches)[place.arena].address + place.start
 
-    def memory(self, target: Memory) -> Mapping[str, Memory]:
-        """The arenas, with the outputs where they are."""
-        return {"inputs": self.inputs, "workspace": self.loaded.workspace, "outputs": target}
+    def memory(self, target: Memory, caches: Memory | None) -> Mapping[str, Memory]:
+        """The arenas, with the outputs and the caches where they are."""
+        arenas = {"inputs": self.inputs, "workspace": self.loaded.workspace, "outputs": target}
+        return arenas if caches is None else {**arenas, "caches": caches}
 
 
 def place_of(geometry: Geometry, value: Value) -> Place:
@@ -255,6 +269,16 @@ class Arenas:
 
     call: Call
     window: Window
+    caches: Window | None
+
+    def array(self, name: str) -> DeviceArray | None:
+        """An output by name; None for one that is an input or a weight."""
+        place = self.call.outputs.get(name)
+        if place is None:
+            return None
+        window = self.caches if place.arena == "caches" else self.window
+        assert window is not None
+        return DeviceArray(window, place)
 
     @property
     def symbols(self) -> Mapping[str, int]:
@@ -267,5 +291,6 @@ class Arenas:
             array = self.call.loaded.weights.file.array(root).copy()
             return array if value is root else array.reshape(self.call.geometry.shape(value))
         place = place_of(self.call.geometry, value)
-        memory = self.call.memory(self.window.memory)[place.arena]
+        caches = self.caches and self.caches.memory
+        memory = self.call.memory(self.window.memory, caches)[place.arena]
         return np.asarray(DeviceArray(Window(memory), place))

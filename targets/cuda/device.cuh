@@ -44,6 +44,12 @@ __device__ inline float warp_combine<Largest, float>(float value) {
   return of_key(__reduce_max_sync(kAllLanes, key_of(value)));
 }
 
+// ((x0 + x1) + (x2 + x3)) of four threads side by side; all get the result.
+__device__ __forceinline__ float of_four(float x) {
+  x += __shfl_xor_sync(kAllLanes, x, 1);
+  return x + __shfl_xor_sync(kAllLanes, x, 2);
+}
+
 // Combines every kStride-th of kCount values in shared memory, halves against halves.
 template <typename Operation, int kCount, int kStride = 1, typename T>
 __device__ __forceinline__ T combine_all(const T* shared) {

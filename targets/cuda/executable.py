@@ -19,7 +19,7 @@ from mmc.ir.ops.source import Weight
 from mmc.ir.statistics import stored_bytes
 from mmc.targets.base import Arrays, Meter, read_graphs
 from mmc.targets.cuda import architecture
-from mmc.targets.cuda.arrays import DeviceArray
+from mmc.targets.cuda.caches import Caches
 from mmc.targets.cuda.call import Arenas, Call, Loaded
 from mmc.targets.cuda.compiler import compile_source
 from mmc.targets.cuda.driver import Memory, device
@@ -54,6 +54,7 @@ class CudaExecutable:
         self._loaded = Loaded(code, self.weights, Memory(0))
         self._calls: dict[object, Call] = {}
         self._idle: dict[object, Greedy] = {}
+        self._caches = Caches()
 
     @staticmethod
     def open(
@@ -99,26 +100,29 @@ class CudaExecutable:
         there = any(hasattr(x, "__cuda_array_interface__") for x in inputs.values())
         outputs: dict[str, Any] = {}
         for name, value in self.plans[entry].graph.outputs:
-            place = arenas.call.outputs.get(name)
-            if place is None:
+            array = arenas.array(name)
+            if array is None:
                 outputs[name] = arenas.read(value)
-                continue
-            array = DeviceArray(arenas.window, place)
-            outputs[name] = array if there or name in arenas.call.places else np.asarray(array)
+            else:
+                stays = there or name in arenas.call.made_states
+                outputs[name] = array if stays else np.asarray(array)
         return outputs
 
     def call(self, entry: str, inputs: Arrays) -> Arenas:
         """Run an entry; the next call writes to all but the outputs."""
         call = self._call(entry, inputs)
-        return Arenas(call, call(inputs))
+        caches = self._caches.take(call.geometry, inputs)
+        window = call(inputs, caches)
+        return Arenas(call, window, None if caches is None else self._caches.lend(caches))
 
     def repeated(self, entry: str, inputs: Arrays) -> Callable[[], None]:
         """What runs an entry on these inputs each time that it is called, to be measured."""
         call = self._call(entry, inputs)
         outputs = call.new_memory()
+        caches = self._caches.take(call.geometry, inputs)
         call.fill(inputs)
-        call.replay(None, outputs)
-        return lambda: call.replay(None, outputs)
+        call.replay(None, outputs, caches)
+        return lambda: call.replay(None, outputs, caches)
 
     def greedy(self, entry: str, inputs: Arrays, count: int) -> Iterator[np.ndarray] | None:
         """The `count` likeliest tokens int64 [B], one behind the other, chosen on the device.
@@ -137,7 +141,7 @@ class CudaExecutable:
         self, key: object, loop: Greedy, inputs: Arrays, count: int
     ) -> Iterator[np.ndarray]:
         try:
-            yield from loop(inputs, count)
+            yield from loop(inputs, count, self._caches.take(loop.call.geometry, inputs))
         finally:
             if loop.call.loaded is self._loaded and len(self._idle) < MAX_CALLS:
                 self._idle[key] = loop

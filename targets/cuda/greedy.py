@@ -62,8 +62,8 @@ class Greedy:
         self.call = Call(geometry, entry, loaded, self._choice)
         self._memories = self.call.new_memory(), self.call.new_memory()
 
-    def __call__(self, inputs: Arrays, count: int) -> Iterator[np.ndarray]:
-        """The next `count` tokens int64 [B] of each sequence."""
+    def __call__(self, inputs: Arrays, count: int, caches: Memory | None) -> Iterator[np.ndarray]:
+        """The next `count` tokens int64 [B] of each sequence; their caches grow."""
         self.call.fill(inputs)
         self._choice.begin()
         source: Memory | None = None
@@ -73,7 +73,7 @@ class Greedy:
             while launched < count and len(ready) < 2:
                 for step in range(launched, min(launched + BLOCK, count)):
                     target = self._memories[step % 2]
-                    self.call.replay(source, target)
+                    self.call.replay(source, target, caches)
                     source = target
                 launched = min(launched + BLOCK, count)
                 ready.append(Event())

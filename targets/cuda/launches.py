@@ -10,7 +10,10 @@ from typing import Any
 from mmc.ir.types import Dim, bind_dim, parse_dim
 
 Argument = str | Dim
-"""A pointer "3.in_0" or "3.out_1" (of kernel 3 of the graph), "blocks", or a size."""
+"""A pointer "3.in_0" or "3.out_1" (of kernel 3 of the graph), "3.moves", "blocks", or a size.
+
+moves: whether the new value of a cache lies elsewhere than the old one.
+"""
 
 
 @dataclass(frozen=True)
@@ -25,14 +28,14 @@ class Launch:
     threads: int
     work: Dim
     per: int
-    times: int
+    times: Dim
     arguments: tuple[Argument, ...]
     shared: int = 0
     waits: bool = False
 
     def blocks(self, symbols: Mapping[str, int]) -> int:
         """How many blocks the sizes ask for."""
-        return -(-number(self.work, symbols) // self.per) * self.times
+        return -(-number(self.work, symbols) // self.per) * number(self.times, symbols)
 
 
 @dataclass(frozen=True)
@@ -140,7 +143,7 @@ def _persistent(record: Mapping[str, Any] | None) -> Persistent | None:
 
 def _choice_record(choice: Choice) -> dict[str, Any]:
     launches = [
-        [x.kernel, x.threads, str(x.work), x.per, x.times,
+        [x.kernel, x.threads, str(x.work), x.per, str(x.times),
          [a if isinstance(a, str) else {"size": str(a)} for a in x.arguments], x.shared, x.waits]
         for x in choice.launches
     ]  # fmt: skip
@@ -149,7 +152,7 @@ def _choice_record(choice: Choice) -> dict[str, Any]:
 
 def _choice(record: Mapping[str, Any]) -> Choice:
     launches = tuple(
-        Launch(kernel, threads, parse_dim(work), per, times,
+        Launch(kernel, threads, parse_dim(work), per, parse_dim(str(times)),
                tuple(a if isinstance(a, str) else parse_dim(a["size"]) for a in arguments),
                shared, waits)
         for kernel, threads, work, per, times, arguments, shared, waits in record["launches"]

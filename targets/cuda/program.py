@@ -9,7 +9,7 @@ from mmc.ir.graph import Graph
 from mmc.ir.op import Op
 from mmc.ir.ops.recurrence import Kernel
 from mmc.ir.types import Dim, numel, symbol
-from mmc.targets.cuda import fused, persistent, products, rows
+from mmc.targets.cuda import attention, fused, persistent, products, rows
 from mmc.targets.cuda.code import DeviceKernel, generate
 from mmc.targets.cuda.launches import Argument, Choice, Entry, Group, Launch, Persistent
 from mmc.targets.cuda.planner import phases_of
@@ -17,6 +17,7 @@ from mmc.targets.cuda.products import FEW_ROWS
 from mmc.targets.cuda.ternary import Matrix
 from mmc.targets.cuda.tuning import Tuning, fitting
 from mmc.targets.cuda.work import BLOCKS, Consumer
+from mmc.targets.tvm.attention import has_kernel
 from mmc.targets.tvm.plan import Plan, lone_matmul, with_consumers
 from mmc.targets.tvm.rowwise import ROWS, flatten_rows
 
@@ -30,6 +31,9 @@ class Program:
     _bodies: dict[tuple[Graph, bool], list[rows.RowLaunch]] = field(
         default_factory=dict[tuple[Graph, bool], list[rows.RowLaunch]]
     )
+    _attention: dict[Graph, list[attention.AttentionLaunch]] = field(
+        default_factory=dict[Graph, "list[attention.AttentionLaunch]"]
+    )
     _fused: dict[object, fused.FusedLaunch | None] = field(
         default_factory=dict[object, "fused.FusedLaunch | None"]
     )
@@ -41,6 +45,8 @@ class Program:
 
     def _group(self, members: Sequence[Kernel], numbers: Mapping[Op, int]) -> Group:
         maker, *consumers = members
+        if has_kernel(maker.body):
+            return self._attention_choices(maker, numbers[maker])
         count = numel(members[-1].types[0].shape[:-1])
         choices: list[Choice] = []
         together = self._together(maker, consumers, numbers) if consumers else None
@@ -71,6 +77,19 @@ class Program:
                 name, kernel.threads, count, form.rows, times, given, kernel.shared, kernel.waits
             )
         ]  # fmt: skip
+
+    def _attention_choices(self, op: Kernel, number: int) -> list[Choice]:
+        if op.body not in self._attention:
+            name = f"{op.body.name}_{len(self._attention)}"
+            self._attention[op.body] = attention.emit(op.body, name)
+        choices: list[Choice] = []
+        for made in self._attention[op.body]:
+            kernel = made.kernel
+            self.kernels[kernel.name] = kernel
+            given = _arguments(kernel, number, {})
+            launch = Launch(kernel.name, kernel.threads, made.work, made.per, made.times, given)
+            choices.append(Choice(made.most_steps, made.steps, (launch,)))
+        return choices
 
     def _row_launches(self, op: Kernel, number: int, most_rows: int | None) -> list[Launch]:
         body, sizes = _flat(op)
@@ -158,10 +177,10 @@ def _flat(op: Kernel) -> tuple[Graph, dict[str, Dim]]:
 
 
 def _arguments(kernel: DeviceKernel, number: int, sizes: Mapping[str, Dim]) -> tuple[Argument, ...]:
-    """Pointers of kernel `number` of the graph by name, sizes as dimensions."""
+    """What belongs to kernel `number` of the graph by name, sizes as dimensions."""
     return tuple(
-        f"{number}.{name}" if kind.endswith("*") else _size(name.removeprefix("size_"), sizes)
-        for name, kind in kernel.parameters.items()
+        _size(name.removeprefix("size_"), sizes) if name.startswith("size_") else f"{number}.{name}"
+        for name in kernel.parameters
     )
 
 

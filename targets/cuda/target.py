@@ -56,12 +56,15 @@ class CudaTarget(Target):
 
     def unsupported(self, graph: Graph) -> list[tuple[Op, str]]:
         from mmc.targets.cuda.rows import unreachable
+        from mmc.targets.tvm.attention import has_kernel
         from mmc.targets.tvm.coverage import unsupported
         from mmc.targets.tvm.plan import unplaced
 
         wrong = [*unplaced(graph), *_too_long(graph)]
         for op in graph:
-            if isinstance(op, Kernel) and not any(isinstance(x, TernaryMatmul) for x in op.body):
+            if not isinstance(op, Kernel) or has_kernel(op.body):
+                continue
+            if not any(isinstance(x, TernaryMatmul) for x in op.body):
                 wrong += [
                     (op if x.origin is None else x, f"a GPU has no kernel for {x.mnemonic}")
                     for x in unsupported(op.body)

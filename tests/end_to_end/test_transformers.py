@@ -132,11 +132,6 @@ def test_a_dense_model_is_not_matmul_free() -> None:
         mmc.compile(MODELS / "llama", require_matmul_free=True, out="/nonexistent/x")
 
 
-def test_a_gpu_has_no_attention_yet() -> None:
-    with pytest.raises(MmcError, match=r"model\.layers\.0\.self_attn.*a GPU has no kernel for"):
-        mmc.compile(MODELS / "llama", target="cuda", out="/nonexistent/x")
-
-
 def test_a_context_without_caches() -> None:
     with pytest.raises(MmcError, match="--context: the model has no caches"):
         mmc.compile(torch.nn.ReLU(), (torch.ones(2),), context=9, out="/nonexistent/x")
