@@ -33,7 +33,7 @@ def decode_is_prefill(loaded: mmc.Model, ids: np.ndarray, lengths: Sequence[int]
     for row, count in enumerate(lengths):
         made, alone = decoded(loaded, ids[row : row + 1, :count])
         assert np.array_equal(made[0, -1], logits[row])
-        cut = State({key: array[row : row + 1] for key, array in state.arrays.items()})
+        cut = State({k: np.asarray(x)[row : row + 1] for k, x in state.arrays.items()})
         states_are_equal(alone, cut)
     return state
 

@@ -11,11 +11,13 @@ from __future__ import annotations
 import importlib.util
 import json
 import os
+import shutil
 import sys
 from collections.abc import Iterable, Mapping, Sequence
 from functools import cache
 from itertools import pairwise
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -35,13 +37,21 @@ from mmc.targets.base import BuildOptions, Executable, graph_file
 from mmc.targets.cuda.architecture import MOST_COLUMNS
 from mmc.targets.registry import load_target
 from mmc.targets.weights_file import write_weights
-from tests.end_to_end.compiled import EXAMPLE, GOLDEN, workspace
+from tests.end_to_end.compiled import EXAMPLE, GOLDEN, token_ids, workspace
+from tests.end_to_end.transformers import CONTEXT, source
 from tests.targets.row_cases import CASES
 
 FOLDER = "MMC_GPU_PREPARED"
 """Environment variable: the folder that `python -m tests.gpu.prepared` wrote."""
 
 NEW_TOKENS = 256
+SAMPLED: Mapping[str, Any] = {"temperature": 0.9, "top_p": 0.95, "seed": 3}
+ATTENTION = ("llama", "bitnet", "hybrid")
+"""Models of the part `attention`."""
+
+OF_CPU = ("tokens", "attention-cpu")
+"""Parts with what the CPU target makes."""
+
 ROWS = symbol("rows")
 
 
@@ -195,7 +205,34 @@ def write_tokens(folder: Path, mcpu: str | None) -> None:
     np.save(folder / "tokens.npy", model.generate(prompt(), NEW_TOKENS))
 
 
+def write_attention(folder: Path, mcpu: str | None) -> None:
+    """Models with attention in each layer and in some."""
+    for name in ATTENTION:
+        mmc.compile(source(name), target="cuda", mcpu=mcpu, context=CONTEXT, out=folder / name)
+
+
+def write_attention_cpu(folder: Path, mcpu: str | None) -> None:
+    """What the CPU target makes of them: logits, and tokens greedy and sampled."""
+    folder.mkdir()
+    for name in ATTENTION:
+        options: dict[str, Any] = {"mcpu": "native", "context": CONTEXT}
+        model = mmc.load(mmc.compile(source(name), out=folder / name, **options).path)
+        assert isinstance(model, mmc.Model)
+        ids = attention_prompt(model.vocab_size)
+        made = {"logits": model.forward(ids), "greedy": model.generate(ids, 40)}
+        made["sampled"] = model.generate(ids, 40, **SAMPLED)
+        np.savez(folder / f"{name}.npz", **made)
+        shutil.rmtree(folder / name)
+
+
+def attention_prompt(vocabulary: int) -> np.ndarray:
+    """Token ids [4, 24]."""
+    return token_ids(vocabulary, 4, 24)
+
+
 PARTS = {
+    "attention": write_attention,
+    "attention-cpu": write_attention_cpu,
     "rows": write_rows,
     "product": write_product,
     "products": write_products,
@@ -222,7 +259,7 @@ def prepared(part: str) -> Path:
 
     major, minor = device().capability
     folder = workspace() / f"gpu-{part}"
-    PARTS[part](folder, None if part == "tokens" else f"sm_{major}{minor}")
+    PARTS[part](folder, None if part in OF_CPU else f"sm_{major}{minor}")
     return folder
 
 
