@@ -37,6 +37,7 @@ PARTS: Mapping[str, str] = {
     "rows, how many": "a_row_does_not_depend or functions_are_right",
     "recurrences": "step_by_step",
     "prompt, batch": "batch_of_different_lengths or token_by_token or prompt_in_two_parts",
+    "attention": "sequences_together or continued_twice",
     "weights in fewer bits": "weights_in_fewer_bits",
     "choice of the token": "greedy_tokens_are_the_cpus",
 }
