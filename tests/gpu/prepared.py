@@ -213,7 +213,7 @@ def write_attention(folder: Path, mcpu: str | None) -> None:
 
 def write_attention_cpu(folder: Path, mcpu: str | None) -> None:
     """What the CPU target makes of them: logits, and tokens greedy and sampled."""
-    folder.mkdir()
+    folder.mkdir(parents=True)
     for name in ATTENTION:
         options: dict[str, Any] = {"mcpu": "native", "context": CONTEXT}
         model = mmc.load(mmc.compile(source(name), out=folder / name, **options).path)
