@@ -12,7 +12,7 @@ from typing import Any
 
 from tvm.script.ir_builder import tirx as T
 
-from mmc.ir.packing import BLOCKS, VECTOR_BYTES, Layout, Run
+from mmc.ir.packing import BLOCKS, TILE_ROWS, VECTOR_BYTES, Layout, Run
 from mmc.targets.cpu.share import share
 from mmc.targets.cpu.ternary_512 import IMPORTED, add_bytes, digits_of, dot, in_place
 from mmc.targets.cpu.ternary_tile import (
@@ -238,7 +238,11 @@ def _panel_rows(
     row: Any,
     height: int,
 ) -> None:
-    """Multiply a panel with `height` rows of q, from row `first_row + row` on."""
+    """Multiply a panel with `height` rows of q, from row `first_row + row` on.
+
+    The lines of the result are asked for one after the other while the words go by: all at once, or
+    at the end, they would keep those of the panel waiting.
+    """
     totals = [zero_registers(_PANEL_TILES) for _ in range(height)]
     start = T.Bind((first_row + row) * matrix.q_words)
 
@@ -252,10 +256,20 @@ def _panel_rows(
             for tile, register in enumerate(registers):
                 dot(register, digits[tile], spread)
 
-    turns, rest = divmod(matrix.words, _PANEL_WORDS)
-    with T.serial(0, turns) as turn:
+    def multiply_turn(turn: Any) -> None:
         for word in range(_PANEL_WORDS):
             multiply(turn * _PANEL_WORDS + word)
+
+    turns, rest = divmod(matrix.words, _PANEL_WORDS)
+    lines = height * _PANEL_TILES
+    each = turns // lines
+    with T.serial(0, lines) as line:
+        at = (first_row + row + T.floordiv(line, _PANEL_TILES)) * matrix.n
+        prefetch(acc, at + (first_tile + T.floormod(line, _PANEL_TILES)) * TILE_ROWS, 1, write=True)
+        with T.serial(0, each) as turn:
+            multiply_turn(line * each + turn)
+    with T.serial(lines * each, turns) as turn:
+        multiply_turn(turn)
     for word in range(rest):
         multiply(turns * _PANEL_WORDS + word)
     for column, registers in enumerate(totals):

@@ -137,11 +137,13 @@ class Place:
                 T.buffer_store(self.buffer, T.int8(0), [start + column])
 
 
-def prefetch(buffer: Any, offset: Any, cache: int) -> None:
-    """Ask for what is read later, into the first or the second cache; it may lie past the end."""
-    read, locality, data = T.int32(0), T.int32(4 - cache), T.int32(1)
-    ahead = T.address_of(buffer[offset])
-    T.evaluate(T.call_llvm_intrin("void", "llvm.prefetch", ahead, read, locality, data))
+def prefetch(buffer: Any, offset: Any, cache: int, *, write: bool = False) -> None:
+    """Ask for what is read or written later, into the first or the second cache.
+
+    It may lie past the end.
+    """
+    how = T.int32(write), T.int32(4 - cache), T.int32(1)
+    T.evaluate(T.call_llvm_intrin("void", "llvm.prefetch", T.address_of(buffer[offset]), *how))
 
 
 def widen(raw: Vector, dtype: DType) -> Vector:
