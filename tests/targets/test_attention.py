@@ -79,6 +79,17 @@ def arrays_for(
     }
 
 
+def arrays_to_append(shape: tuple[int, int, int], position: list[int]) -> dict[str, np.ndarray]:
+    """Twelve positions of one sequence, and five of another."""
+    _, groups, width = shape
+    return {
+        "cache": normal(1, 2, groups, HELD, width),
+        "x": normal(2, 2, 12, groups, width),
+        "position": np.array(position),
+        "lengths": np.array([12, 5]),
+    }
+
+
 @pytest.mark.parametrize("shape", SHAPES)
 @pytest.mark.parametrize(
     ("steps", "position"), [(1, [0]), (1, [63, 149]), (17, [64, 0, 133]), (40, [110])]
@@ -123,13 +134,7 @@ def test_large_scores_do_not_overflow() -> None:
 def test_appending_stays_within_the_cache(
     shape: tuple[int, int, int], position: list[int], in_place: bool
 ) -> None:
-    _, groups, width = shape
-    arrays = {
-        "cache": normal(1, 2, groups, HELD, width),
-        "x": normal(2, 2, 12, groups, width),
-        "position": np.array(position),
-        "lengths": np.array([12, 5]),
-    }
+    arrays = arrays_to_append(shape, position)
     name = f"append {shape}"
     wanted = evaluate(BODIES[name], arrays)["y"]
     assert np.array_equal(run(name, arrays, in_place), wanted)

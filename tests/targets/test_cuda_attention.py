@@ -27,7 +27,7 @@ from mmc.targets.tvm.plan import Plan
 from tests.end_to_end.compiled import workspace
 from tests.end_to_end.transformers import CONTEXT, source
 from tests.inputs import given
-from tests.targets.test_attention import HELD, appends, arrays_for, attends, normal
+from tests.targets.test_attention import appends, arrays_for, arrays_to_append, attends
 from tests.targets.test_cuda_build import parameters
 
 SHAPES = [(6, 2, 64), (20, 1, 16), (5, 1, 42), (2, 2, 128)]
@@ -163,13 +163,7 @@ def test_large_scores_do_not_overflow() -> None:
 def test_appending_stays_within_the_cache(
     shape: tuple[int, int, int], position: list[int], in_place: bool
 ) -> None:
-    _, groups, width = shape
-    arrays = {
-        "cache": normal(1, 2, groups, HELD, width),
-        "x": normal(2, 2, 12, groups, width),
-        "position": np.array(position),
-        "lengths": np.array([12, 5]),
-    }
+    arrays = arrays_to_append(shape, position)
     name = f"append {shape}"
     wanted = evaluate(BODIES[name], arrays)["y"]
     assert np.array_equal(run(name, arrays, in_place), wanted)
