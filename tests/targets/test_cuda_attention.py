@@ -3,11 +3,8 @@
 from __future__ import annotations
 
 import ctypes
-import shutil
-import subprocess
 from collections.abc import Mapping
 from functools import cache
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -19,7 +16,6 @@ from mmc.ir.ops.attention import CacheAppend
 from mmc.ir.ops.recurrence import Kernel
 from mmc.ir.types import DType
 from mmc.targets.cuda.build import Generated, generate
-from mmc.targets.cuda.code import HELPERS
 from mmc.targets.cuda.launches import Launch, choose, from_json, number
 from mmc.targets.cuda.tuning import Tuning
 from mmc.targets.registry import load_target
@@ -27,6 +23,7 @@ from mmc.targets.tvm.plan import Plan
 from tests.end_to_end.compiled import workspace
 from tests.end_to_end.transformers import CONTEXT, source
 from tests.inputs import given
+from tests.targets.cuda_emulation import emulated, emulated_launches
 from tests.targets.test_attention import appends, arrays_for, arrays_to_append, attends
 from tests.targets.test_cuda_build import parameters
 
@@ -36,9 +33,6 @@ BODIES = {
     **{f"attention {shape}": attends(*shape) for shape in SHAPES},
     **{f"append {shape}": appends(*shape[1:]) for shape in SHAPES},
 }
-EMULATION = Path(__file__).with_name("cuda_threads.hpp")
-
-emulated = pytest.mark.skipif(shutil.which("g++") is None, reason="needs g++")
 
 
 def graph(name: str) -> Graph:
@@ -55,24 +49,8 @@ def made() -> Generated:
 @cache
 def emulation() -> ctypes.CDLL:
     """Every kernel as a function on the CPU."""
-    text = made().text.removeprefix(HELPERS)
-    lines = [f'#include "{EMULATION}"', text[text.index('extern "C" __global__') :]]
-    for name, (threads, taken) in parameters(text).items():
-        names = ", ".join(parameter.split()[-1] for parameter in taken)
-        call = f"threads::run(grid, {threads}, [=] {{ {name}_kernel({names}); }});"
-        lines.append(
-            f'extern "C" void run_{name}(int grid, {", ".join(taken)}) '
-            f"{{ thread_count = {threads}; {call} }}"
-        )
-    source = workspace() / "cuda_attention.cpp"
-    source.write_text("\n".join(lines))
-    library = source.with_suffix(".so")
-    subprocess.run(
-        ["g++", "-std=c++17", "-O1", "-ffp-contract=off", "-shared", "-fPIC", "-w", source,
-         "-o", library],
-        check=True,
-    )  # fmt: skip
-    return ctypes.CDLL(str(library))
+    text = made().text
+    return emulated_launches("attention", text, list(parameters(text)), together=False)
 
 
 def launched(name: str, sizes: Mapping[str, int]) -> Launch:
