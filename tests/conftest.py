@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import os
+import shutil
+import tempfile
 from functools import cache
 
 import pytest
 from hypothesis import settings
+
+from tests.folders import SHARED
 
 # One thread for each process that shares the tests: more of them would wait for one another, which
 # takes torch twenty times as long.  Read when torch is first imported.
@@ -39,8 +43,14 @@ def gpu_problem() -> str | None:
     return driver.problem()
 
 
-def pytest_configure() -> None:
-    """Without a GPU Triton's kernels are interpreted; its first import reads the variable."""
+def pytest_configure(config: pytest.Config) -> None:
+    """A folder that the processes of a test run share: those that share the tests inherit it.
+
+    Without a GPU Triton's kernels are interpreted; its first import reads the variable.
+    """
+    if SHARED not in os.environ:
+        os.environ[SHARED] = folder = tempfile.mkdtemp(prefix="mmc-tests-")
+        config.add_cleanup(lambda: shutil.rmtree(folder, ignore_errors=True))
     if gpu_problem():
         os.environ.setdefault("TRITON_INTERPRET", "1")
 

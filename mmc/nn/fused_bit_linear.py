@@ -12,6 +12,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from mmc.nn.operators import differentiate, empty_gradient, empty_outputs
+
 
 @torch.library.custom_op("mmc::bit_linear", mutates_args=())
 def fused_bit_linear(
@@ -62,29 +64,19 @@ def _backward(
 
     value, gates = _rows(x, gate, halves)
     row = Row(value, gates, norm_gain, gain, activation, rounding, norm_eps, own_eps, eps)
-    grad_x, grad_gate = _like(x, x), _like(gate, x)
+    grad_x, grad_gate = empty_gradient(x, x), empty_gradient(gate, x)
     grads = _rows(grad_x, None if gate is None else grad_gate, halves)
     return grad_x, grad_gate, *backward(row, weight, statistics, mean, _matrix(grad), *grads)
 
 
 @fused_bit_linear.register_fake
 def _shape(x: Tensor, *given: Any) -> tuple[Tensor, Tensor, Tensor]:
-    weight, dtype = given[2], given[-1]
-    rows = x.new_empty((3, x.shape[:-1].numel()), dtype=torch.float32)
-    y = x.new_empty((*x.shape[:-1], weight.shape[0]), dtype=dtype)
-    return y, rows, x.new_empty((), dtype=torch.float32)
+    return empty_outputs(x, given[2], given[-1])
 
 
 @_backward.register_fake
 def _shapes(grad: Tensor, *given: Any) -> tuple[Tensor, ...]:
-    return tuple(_like(each, grad) for each in given[2:7])
-
-
-def _like(given: Tensor | None, there: Tensor) -> Tensor:
-    """A gradient that is to be filled, on the device of `there`."""
-    if given is None:
-        return there.new_empty(0)
-    return torch.empty_like(given, memory_format=torch.contiguous_format)
+    return tuple(empty_gradient(each, grad) for each in given[2:7])
 
 
 def _rows(x: Tensor, gate: Tensor | None, halves: bool) -> tuple[Tensor, Tensor | None]:
@@ -100,18 +92,4 @@ def _matrix(x: Tensor) -> Tensor:
     return x if x.stride(-1) == 1 else x.contiguous()
 
 
-def _save(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
-    ctx.mark_non_differentiable(*output[1:])
-    ctx.set_materialize_grads(False)
-    ctx.save_for_backward(*output[1:], *inputs[:5])
-    ctx.options = inputs[5:-1]
-
-
-def _gradients(ctx: Any, grad: Tensor, *_: None) -> tuple[Tensor | None, ...]:
-    kept = ctx.saved_tensors
-    found = _backward(grad, *kept, *ctx.options)
-    grads = [None if x is None else each for x, each in zip(kept[2:], found, strict=True)]
-    return (*grads, *[None] * 7)
-
-
-fused_bit_linear.register_autograd(_gradients, setup_context=_save)
+differentiate(fused_bit_linear, _backward, 5)

@@ -15,6 +15,7 @@ from torch import Tensor
 
 from mmc.frontends.models.bit_linear import RmsNorm
 from mmc.nn.bit_linear import BitLinear
+from mmc.nn.operators import differentiate, empty_gradient, empty_outputs
 
 
 def gated_output(
@@ -94,7 +95,7 @@ def _backward(
     h = gated_scan(f, i, bound)
     value, gate = _value_and_gate(h, g, gates)
     row = Row(value, gate, norm_gain, gain, activation, rounding, norm_eps, own_eps, eps)
-    grad_h, grad_g = (torch.empty_like(x, memory_format=torch.contiguous_format) for x in (h, g))
+    grad_h, grad_g = empty_gradient(h, h), empty_gradient(g, g)
     filled = _value_and_gate(grad_h, grad_g, gates)
     rows = grad.flatten(0, -2).contiguous()
     of_weights = backward(row, weight, statistics, mean, rows, *filled)
@@ -110,34 +111,12 @@ def _value_and_gate(h: Tensor, g: Tensor, gates: bool) -> tuple[Tensor, Tensor]:
 
 @_gated_output.register_fake
 def _shape(f: Tensor, *given: Any) -> tuple[Tensor, Tensor, Tensor]:
-    weight, dtype = given[4], given[-1]
-    rows = f.new_empty((3, f.shape[:-1].numel()), dtype=torch.float32)
-    y = f.new_empty((*f.shape[:-1], weight.shape[0]), dtype=dtype)
-    return y, rows, f.new_empty((), dtype=torch.float32)
+    return empty_outputs(f, given[4], given[-1])
 
 
 @_backward.register_fake
 def _shapes(grad: Tensor, *given: Any) -> tuple[Tensor, ...]:
-    def like(x: Tensor | None) -> Tensor:
-        if x is None:
-            return grad.new_empty(0, dtype=torch.float32)
-        return torch.empty_like(x, memory_format=torch.contiguous_format)
-
-    return tuple(like(each) for each in given[2:9])
+    return tuple(empty_gradient(each, grad) for each in given[2:9])
 
 
-def _save(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
-    ctx.mark_non_differentiable(*output[1:])
-    ctx.set_materialize_grads(False)
-    ctx.save_for_backward(*output[1:], *inputs[:7])
-    ctx.options = inputs[7:-1]
-
-
-def _gradients(ctx: Any, grad: Tensor, *_: None) -> tuple[Tensor | None, ...]:
-    kept = ctx.saved_tensors
-    found = _backward(grad, *kept, *ctx.options)
-    grads = [None if x is None else each for x, each in zip(kept[2:], found, strict=True)]
-    return (*grads, *[None] * 7)
-
-
-_gated_output.register_autograd(_gradients, setup_context=_save)
+differentiate(_gated_output, _backward, 7)

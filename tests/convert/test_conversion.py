@@ -22,7 +22,8 @@ from mmc.nn import bit_linear
 from mmc.passes.convert_layers import kept_layers
 from mmc.perplexity import perplexity
 from tests.convert.tiny import WINDOW, held_out, options, teacher, training
-from tests.end_to_end.compiled import EXAMPLE, workspace
+from tests.end_to_end.compiled import EXAMPLE
+from tests.folders import workspace
 
 WAYS: dict[str, dict[str, Any]] = {
     "ternary": {"to": "ternary"},

@@ -22,7 +22,8 @@ from mmc.convert.resume import last_saved
 from mmc.errors import MmcError
 from tests.convert.tiny import held_out, options, teacher, text, training
 from tests.convert.together import KILLED_AT, SAVE_EVERY, STEPS
-from tests.end_to_end.compiled import ROOT, workspace
+from tests.end_to_end.compiled import ROOT
+from tests.folders import workspace
 
 EARLY, LATER = 1e-5, 1e-2
 """How far the losses of two processes may be from those of one, in nats, in three steps and later:

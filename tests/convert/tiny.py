@@ -18,7 +18,7 @@ from mmc.convert.text import read_text
 from mmc.convert.training import Trainer
 from mmc.frontends.models.transformer_config import TransformerConfig
 from mmc.nn import Transformer
-from tests.end_to_end.compiled import workspace
+from tests.folders import workspace
 
 CONFIG: dict[str, Any] = {
     "model_type": "llama", "vocab_size": 256, "hidden_size": 32, "intermediate_size": 48,

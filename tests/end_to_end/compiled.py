@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import atexit
 import json
 import os
-import shutil
-import tempfile
 from collections.abc import Mapping
 from functools import cache
 from pathlib import Path
@@ -21,6 +18,7 @@ from mmc.frontends.checkpoint import read_store
 from mmc.frontends.models.hgrn_bit import HgrnBitConfig, HgrnBitForCausalLM
 from mmc.ir.evaluate import evaluate
 from mmc.ir.text import parse
+from tests.folders import once
 
 
 def one_thread() -> None:
@@ -68,14 +66,8 @@ VARIANTS: Mapping[str, Mapping[str, Any]] = {
     },
     "tied": {"vocab_size": 257, "intermediate_size": 3, "tie_word_embeddings": True},
 }
-
-
-@cache
-def workspace() -> Path:
-    """A folder that lives as long as the test run."""
-    folder = Path(tempfile.mkdtemp(prefix="mmc-tests-"))
-    atexit.register(shutil.rmtree, folder, ignore_errors=True)
-    return folder
+EVERY_ISA = ("example", "tiny", "paper")
+"""Compiled for every instruction set in 2 bits; all else for this machine's processor alone."""
 
 
 def write_model(folder: Path, changes: Mapping[str, Any], seed: int = 0) -> Path:
@@ -100,7 +92,7 @@ def _values(random: np.random.Generator, shape: tuple[int, ...]) -> torch.Tensor
 
 @cache
 def checkpoint(variant: str) -> Path:
-    return write_model(workspace() / f"checkpoint-{variant}", VARIANTS[variant])
+    return once(f"checkpoint-{variant}", lambda path: write_model(path, VARIANTS[variant]))
 
 
 def artifact(variant: str, target: str = "cpu", weights: str = "2bit") -> Path:
@@ -111,10 +103,12 @@ def artifact(variant: str, target: str = "cpu", weights: str = "2bit") -> Path:
 @cache
 def _artifact(variant: str, target: str, weights: str) -> Path:
     source = EXAMPLE if variant == "example" else checkpoint(variant)
-    out = workspace() / f"{variant}-{target}-{weights}"
-    check = variant not in ("example", "tied") and (target, weights) == ("cpu", "2bit")
-    mmc.compile(source, target=target, weights=weights, out=out, check=check)
-    return out
+    options: dict[str, Any] = {"target": target, "weights": weights}
+    if target == "cpu":
+        options["mcpu"] = None if variant in EVERY_ISA and weights == "2bit" else "native"
+        options["check"] = variant not in ("example", "tied") and weights == "2bit"
+    name = f"{variant}-{target}-{weights}"
+    return once(name, lambda out: mmc.compile(source, out=out, **options))
 
 
 def source_logits(variant: str, ids: np.ndarray) -> np.ndarray:

@@ -16,7 +16,7 @@ from safetensors.torch import save_file
 from torch import nn
 
 import mmc
-from tests.end_to_end.compiled import workspace
+from tests.folders import workspace
 
 MODELS: Mapping[str, Mapping[str, Any]] = {
     "mamba": {"vocab_size": 97, "hidden_size": 40, "num_hidden_layers": 2},

@@ -21,7 +21,7 @@ from mmc.targets.registry import load_target
 from mmc.targets.tvm.loader import Program, set_threads
 from mmc.targets.tvm.plan import Plan
 from mmc.targets.weights_file import WeightsFile
-from tests.end_to_end.compiled import VARIANTS, artifact, model, token_ids
+from tests.end_to_end.compiled import EVERY_ISA, VARIANTS, artifact, model, token_ids
 from tests.end_to_end.states import decoded, states_are_equal
 
 NAMES = ("example", *VARIANTS)
@@ -82,7 +82,7 @@ def test_two_threads_are_one(two_threads: None) -> None:
 
 
 @pytest.mark.parametrize("weights", ["1.67bit", "1.6bit"])
-@pytest.mark.parametrize("name", ["example", "tiny"])
+@pytest.mark.parametrize("name", ["example", "two_convs"])
 def test_every_packing_gives_the_same_logits(name: str, weights: str) -> None:
     two = model(name)
     ids = token_ids(two.vocab_size, 2, 9)
@@ -125,7 +125,7 @@ def with_code(name: str, isa: str) -> CpuExecutable:
 
 
 @pytest.mark.parametrize("isa", HERE[1:])
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", EVERY_ISA)
 def test_instruction_sets_agree(name: str, isa: str) -> None:
     """Float sums may be ordered differently, so an activation may round the other way."""
     ids = token_ids(model(name).vocab_size, 2, 9)

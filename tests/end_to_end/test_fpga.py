@@ -21,7 +21,8 @@ from mmc.ir.evaluate import evaluate
 from mmc.perplexity import perplexity
 from mmc.targets.fpga.codec import CODECS
 from mmc.targets.weights_file import WeightsFile
-from tests.end_to_end.compiled import EXAMPLE, token_ids, workspace, write_model
+from tests.end_to_end.compiled import EXAMPLE, token_ids, write_model
+from tests.folders import workspace
 
 SMALL: Mapping[str, Any] = {"hidden_size": 64, "intermediate_size": 96, "vocab_size": 211}
 TEXT = Path(__file__).resolve().parents[3] / "shared" / "data" / "docs-val.txt"

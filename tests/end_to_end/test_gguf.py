@@ -11,7 +11,7 @@ from typer.testing import CliRunner
 
 import mmc
 from mmc.cli import app
-from tests.end_to_end.compiled import workspace
+from tests.folders import workspace
 from tests.frontends.gguf_files import LINEAR, VOCABULARY, masters, trits_of, write
 from tests.frontends.vocabularies import bpe_keys, byte_level
 

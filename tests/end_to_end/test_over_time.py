@@ -14,7 +14,7 @@ from torch.nn.functional import linear, softplus
 
 import mmc
 from mmc.frontends.models.bit_linear import BitLinear, Quantiser
-from tests.end_to_end.compiled import workspace
+from tests.folders import workspace
 
 WIDTH, ROWS = 20, 3
 

@@ -23,7 +23,7 @@ import torch
 
 import mmc
 from mmc.perplexity import perplexity
-from tests.end_to_end.compiled import workspace
+from tests.folders import workspace
 
 FOLDER = os.environ.get("MMC_SMOLLM2", "")
 TOKENS, WINDOW = 4096, 512

@@ -29,7 +29,7 @@ from safetensors.numpy import load_file
 import mmc
 from mmc.frontends.checkpoint import read_store
 from mmc.frontends.i2s import I2sLayout, choose_layout
-from tests.end_to_end.compiled import workspace
+from tests.folders import workspace
 from tests.frontends.gguf_files import pack_i2s
 
 FOLDER = os.environ.get("MMC_TRAINED", "")

@@ -15,7 +15,8 @@ from safetensors.torch import save_file
 import mmc
 from mmc.frontends.models.hybrid_config import HybridConfig
 from mmc.nn import MatMulFreeLM
-from tests.end_to_end.compiled import ROOT, workspace
+from tests.end_to_end.compiled import ROOT
+from tests.folders import workspace
 
 MODELS = ROOT / "tests" / "data" / "transformers"
 NAMES = ("llama", "qwen2", "bitnet", "bitnet-packed", "llama-bitnet")

@@ -37,8 +37,9 @@ from mmc.targets.base import BuildOptions, Executable, graph_file
 from mmc.targets.cuda.architecture import MOST_COLUMNS
 from mmc.targets.registry import load_target
 from mmc.targets.weights_file import write_weights
-from tests.end_to_end.compiled import EXAMPLE, GOLDEN, token_ids, workspace
+from tests.end_to_end.compiled import EXAMPLE, GOLDEN, token_ids
 from tests.end_to_end.transformers import CONTEXT, source
+from tests.folders import workspace
 from tests.targets.row_cases import CASES
 
 FOLDER = "MMC_GPU_PREPARED"

@@ -23,8 +23,9 @@ from mmc.perplexity import negative_log_likelihood
 from mmc.runtime import State
 from mmc.targets.base import BuildOptions, Executable, graph_file
 from mmc.targets.registry import load_target
-from tests.end_to_end.compiled import token_ids, workspace
+from tests.end_to_end.compiled import token_ids
 from tests.end_to_end.test_golden import difference, golden
+from tests.folders import workspace
 from tests.gpu.prepared import (
     CHAINS,
     DENSE,

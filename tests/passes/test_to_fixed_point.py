@@ -31,7 +31,8 @@ from mmc.ir.types import DType, TensorType, static_shape, symbol
 from mmc.passes.fixed_ranges import MOST_COLUMNS, as_integers, product_bound, scalar_of
 from mmc.passes.manager import PassManager
 from mmc.passes.registry import load_pass
-from tests.end_to_end.compiled import EXAMPLE, token_ids, workspace, write_model
+from tests.end_to_end.compiled import EXAMPLE, token_ids, write_model
+from tests.folders import workspace
 
 SIZES = {"hidden_size": 64, "intermediate_size": 96, "vocab_size": 211}
 VARIANTS: Mapping[str, Mapping[str, Any]] = {

@@ -16,7 +16,7 @@ from pathlib import Path
 import pytest
 
 from mmc.targets.cuda import code
-from tests.end_to_end.compiled import workspace
+from tests.folders import workspace
 from tests.targets.test_cuda_build import parameters
 
 HERE = Path(__file__).parent

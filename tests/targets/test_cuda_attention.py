@@ -20,8 +20,8 @@ from mmc.targets.cuda.launches import Launch, choose, from_json, number
 from mmc.targets.cuda.tuning import Tuning
 from mmc.targets.registry import load_target
 from mmc.targets.tvm.plan import Plan
-from tests.end_to_end.compiled import workspace
 from tests.end_to_end.transformers import CONTEXT, source
+from tests.folders import workspace
 from tests.inputs import given
 from tests.targets.cuda_emulation import emulated, emulated_launches
 from tests.targets.test_attention import appends, arrays_for, arrays_to_append, attends

