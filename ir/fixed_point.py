@@ -8,7 +8,8 @@ says why nothing leaves its width.  Widths, in bits: 27 and 18 are the two ports
     half up       (v + 2^(k-1)) >> k: what `round_shift` does
     m * 2^-e      what one vector needs of a real number: m has 16 bits, 2^15 <= m < 2^16
 
-There is no division but two for a vector, 16 steps of shift and subtract each, and one root.
+There is no division but two for a vector and one for a head of attention, 16 steps of shift and
+subtract each, and one root.
 """
 
 from __future__ import annotations
@@ -106,3 +107,39 @@ def codes(n: np.ndarray, gain: np.ndarray | None) -> tuple[np.ndarray, np.ndarra
     top = largest(u)
     t = np.where(top > 0, bit_length(top) - CODE_BITS, 0)
     return shift_right(u, t), np.where(top > 0, shift_right(top, t), 1 << 15), t
+
+
+# Attention.
+
+CACHE_BITS = 16
+TURN_FRACTION = 14
+"""Fraction bits of cosines and sines."""
+POWER_FRACTION = 16
+"""The most fraction bits of a score."""
+SHARE_BITS = 24
+"""2^24 is the share of the largest score."""
+MEAN_SHIFT = WIDE - CACHE_BITS
+"""Bits that a mean of values has below those of the values."""
+
+
+def power_table() -> np.ndarray:
+    """2^18 * 2^-(n / 256) for n from 0 to 256: 257 entries of 19 bits."""
+    return np.rint(2.0 ** (18 - np.arange(257) / 256)).astype(np.int64)
+
+
+def power_of_half(x: np.ndarray, fraction: int) -> np.ndarray:
+    """2^24 * 2^-(x * 2^-fraction), x >= 0: straight lines between the table's entries, a shift."""
+    table, x = power_table(), x << (POWER_FRACTION - fraction)
+    entry, rest = x >> 8 & 255, x & 255
+    fall = table[entry] - table[entry + 1]
+    power = table[entry] - ((fall * rest + 128) >> 8)
+    return power << (SHARE_BITS - 18) >> np.minimum(x >> POWER_FRACTION, 31)
+
+
+def mean_of(values: np.ndarray, shares: np.ndarray) -> np.ndarray:
+    """The mean of rows values [S, D] by their shares [S], times 2^11; one reciprocal a mean."""
+    total, sums = shares.sum(), shares @ values
+    drop = bit_length(total) - 16
+    reciprocal = ((1 << 31) - 1) // (total >> drop)
+    mean = round_shift((sums >> (drop + 8)) * reciprocal, 31 - 8 - MEAN_SHIFT)
+    return saturate(mean, WIDE)

@@ -279,7 +279,7 @@ def probe_inputs(imported: Imported, graph: Graph, seed: int = 0) -> dict[str, n
             probe[op.name] = np.asarray(random.normal(size=shape), dtype)
             if op.name in imported.positive:
                 probe[op.name] = np.abs(probe[op.name])
-            if len(shape) == 4 and POSITION in probe:  # behind the position a cache is empty
-                for cache, known in zip(probe[op.name], probe[POSITION], strict=True):
-                    cache[:, known:] = 0
+        if len(shape) == 4 and POSITION in probe:  # behind the position a cache is empty
+            for cache, known in zip(probe[op.name], probe[POSITION], strict=True):
+                cache[:, known:] = 0
     return probe

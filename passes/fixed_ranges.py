@@ -11,6 +11,7 @@ and rounding to int8 adds half a step for each k, where a step is at most sqrt(K
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from functools import cached_property
 
 import numpy as np
@@ -20,7 +21,7 @@ from mmc.ir.fixed_point import ONE, WIDE
 from mmc.ir.graph import Graph
 from mmc.ir.op import Op, Value, producer
 from mmc.ir.ops.pointwise import Add
-from mmc.ir.ops.shape import Gather, Slice
+from mmc.ir.ops.shape import Gather, Reshape, Slice
 from mmc.ir.ops.source import Weight
 from mmc.ir.ops.ternary import Dequantize, RmsNormQuantize, ScaleQuantize, TernaryMatmul
 from mmc.ir.tensors import Tensors
@@ -111,7 +112,8 @@ class Ranges:
     def reaches(self, op: Op, kinds: tuple[type[Op], ...]) -> bool:
         """True where an operation of these kinds reads it, or a part of it."""
         return any(
-            isinstance(user, kinds) or (isinstance(user, Slice) and self.reaches(user, kinds))
+            isinstance(user, kinds)
+            or (isinstance(user, Slice | Reshape) and self.reaches(user, kinds))
             for user in self.graph.users[op]
         )
 
@@ -174,6 +176,14 @@ class Integers:
         real = self._ranges.floats(value)
         integers = np.minimum(np.rint(real * ONE), ONE - 1)
         return self._named(value, DType.I32, integers, 16)[0]
+
+    def derived(self, name: str, dtype: DType, made: Callable[[], np.ndarray]) -> Weight:
+        """A table that follows from something else."""
+        if (name, dtype) not in self._made:
+            array = made()
+            weight = self._ranges.tensors.add(name, TensorType(dtype, array.shape), array)
+            self._made[name, dtype] = weight, 0
+        return self._made[name, dtype][0]
 
     def _named(
         self, value: Value, dtype: DType, integers: np.ndarray, fraction: int

@@ -1,9 +1,10 @@
-"""Lower a MatMul-free language model to whole numbers: what an FPGA computes, bit for bit.
+"""Lower a language model of ternary layers to whole numbers: what an FPGA computes, bit for bit.
 
-Norms, gates and the recurrence become operations of `mmc.ir.ops.fixed` and `fixed_gates`; the
-ternary products stay what they are.  The fraction of every number follows from the model's weights
-(`fixed_ranges`), so that nothing leaves its width whatever the text is.  A norm of a norm is
-one: the inner scale drops out, and of its eps nothing is left that int8 codes would show.
+Norms, gates, the recurrence and attention (`fixed_attention`) become operations of
+`mmc.ir.ops.fixed` and its neighbours; the ternary products stay what they are.  The fraction of
+every number follows from the model's weights (`fixed_ranges`), so that nothing leaves its width
+whatever the text is.  A norm of a norm is one: the inner scale drops out, and of its eps nothing is
+left that int8 codes would show.
 
 This pass changes numbers: perplexity says by how much (docs/fpga.md), the interpreter runs what
 it makes and is what the FPGA is held to.
@@ -23,50 +24,30 @@ from mmc.ir.graph import Graph, Mapped
 from mmc.ir.op import Op, Value, origin, producer
 from mmc.ir.ops import fixed
 from mmc.ir.ops import fixed_gates as gates
+from mmc.ir.ops.attention import Attention, CacheAppend, Rotary
+from mmc.ir.ops.linear import Linear
 from mmc.ir.ops.norm import RmsNorm, RmsStatistic
-from mmc.ir.ops.pointwise import Add, Cast, Mul, Sigmoid, Silu, Sub
+from mmc.ir.ops.pointwise import Add, Cast, Cos, Mul, Relu, Sigmoid, Silu, Sin, Square, Sub
 from mmc.ir.ops.recurrence import LinearRecurrence
 from mmc.ir.ops.shape import Gather, Reshape, Slice, TakePosition
 from mmc.ir.ops.source import Constant, Input, Weight
 from mmc.ir.ops.ternary import Dequantize, RmsNormQuantize, ScaleQuantize, TernaryMatmul
 from mmc.ir.tensors import Tensors
-from mmc.ir.types import DType, static_shape
+from mmc.ir.types import static_shape
 from mmc.passes.base import Log, Pass
-from mmc.passes.fixed_ranges import (
-    Integers,
-    Ranges,
-    fraction_for,
-    largest_of,
-    refusal,
-    scalar_of,
-)
+from mmc.passes.fixed_attention import append, attention, dense_head, rotary, whole_state
+from mmc.passes.fixed_numbers import Codes, Number, Numbers
+from mmc.passes.fixed_ranges import fraction_for, largest_of, refusal, scalar_of
 from mmc.passes.gate_patterns import bounded_gate, let_in, times_silu
 
 LEAST_FRACTION = TABLE_FRACTION - STATE_SHIFT
 """Fewer fraction bits than these and a state would not reach the step of the sigmoid's table."""
 
+SQUARE_SHIFT = 2 * (NARROW - 1) - (WIDE - 1)
+"""What the square of a number of 18 bits loses to fit 27."""
+
 LARGEST_EPS = 1e-3
 """Of a norm of a norm: the outer eps beside the mean square of the inner gains."""
-
-
-@dataclass(frozen=True)
-class Number:
-    """Integers that stand for real numbers: real = value * 2^-fraction, at most `bound`."""
-
-    value: Value
-    bits: int
-    fraction: int
-    bound: float
-
-
-@dataclass(frozen=True)
-class Codes:
-    """int8 codes: real = q * m * 2^-e * unit."""
-
-    q: Value
-    m: Value
-    e: Value
-    unit: float
 
 
 @dataclass(frozen=True)
@@ -79,16 +60,8 @@ class ToFixedPoint(Pass):
         return lowering.run(), {v: v for op in graph if lowering.kept(op) for v in op.results}
 
 
-class _Lowering:
-    """One graph on its way; `numbers` holds what has become of its floats."""
-
-    def __init__(self, graph: Graph, tensors: Tensors, log: Log) -> None:
-        self.graph, self.log = graph, log
-        self.ranges = Ranges(graph, tensors)
-        self.integers = Integers(self.ranges)
-        self.numbers: dict[Value, Number] = {}
-        self.codes: dict[Value, Codes] = {}
-        self.outputs: dict[Value, Value] = {}
+class _Lowering(Numbers):
+    """One graph on its way."""
 
     def run(self) -> Graph:
         for op in self.graph:
@@ -101,7 +74,7 @@ class _Lowering:
                 self.numbers[op] = made
                 self.log.fire(op, op.mnemonic, _told(made))
         outputs = tuple((name, self._output(value)) for name, value in self.graph.outputs)
-        inputs = tuple(_whole(op) for op in self.graph.inputs)
+        inputs = tuple(whole_state(op, self._cached(op)) for op in self.graph.inputs)
         return Graph(self.graph.name, inputs, outputs)
 
     def kept(self, op: Op) -> bool:
@@ -110,8 +83,11 @@ class _Lowering:
             not v.type.dtype.is_float for v in (*op.results, *op.operands)
         ) and not isinstance(op, TernaryMatmul)
 
+    def _cached(self, op: Input) -> bool:
+        return any(isinstance(user, CacheAppend) for user in self.graph.users[op])
+
     def _output(self, value: Value) -> Value:
-        found = self.outputs.get(value)
+        found = value if self.kept(producer(value)) else self.outputs.get(value)
         if found is None and value in self.numbers:
             found = self.numbers[value].value
         if found is None:
@@ -152,12 +128,7 @@ class _Lowering:
             return fixed.FixedNormalize(self.numbers[inner.x].value, gain, 0, 0)
         if x not in self.numbers:
             return None
-        return self._plain_norm(self.numbers[x], eps)
-
-    def _plain_norm(self, x: Number, eps: float) -> fixed.FixedNormalize:
-        (columns,) = static_shape(x.value.type.shape[-1:])
-        mantissa, exponent = scalar_of(eps * columns * 4.0**x.fraction) if eps else (0, 0)
-        return fixed.FixedNormalize(x.value, None, mantissa, -exponent)
+        return self.plain_norm(self.numbers[x], eps)
 
     def quantized(self, op: RmsNormQuantize | ScaleQuantize) -> None:
         by = op.by
@@ -186,6 +157,8 @@ class _Lowering:
         if op in self.graph.values:
             self.outputs[op] = fixed.FixedLogits(sums, codes.m, codes.e, *scalar_of(real))
             return None
+        if self.ranges.reaches(op, (Rotary,)):
+            bound *= math.sqrt(2)  # a pair may be turned onto one of its axes
         bits, fraction = NARROW, fraction_for(bound, NARROW)
         if self.ranges.is_residual(op):
             bits, fraction = WIDE, self.ranges.stream_fraction
@@ -210,7 +183,7 @@ class _Lowering:
         )
 
     def _normed(self, op: RmsNorm) -> Number:
-        n, r, e = self._plain_norm(self.numbers[op.x], op.eps).results
+        n, r, e = self.plain_norm(self.numbers[op.x], op.eps).results
         gain, gain_fraction = self.integers.gain(op.gain)
         (columns,) = static_shape(n.type.shape[-1:])
         bound = largest_of(self.ranges.gain(op.gain, columns))
@@ -232,10 +205,25 @@ class _Lowering:
             x, value=gates.FixedProduct(x.value, gates.FixedSigmoid(x.value, x.fraction), 16)
         )
 
+    def relu(self, op: Relu) -> Number | None:
+        x = self.numbers.get(op.x)
+        return x and replace(x, value=Relu(x.value))
+
+    def square(self, op: Square) -> Number | None:
+        """In 27 bits: most of relu(x)^2 is far below its largest number."""
+        x = self._narrow(op.x)
+        if x is None:
+            return None
+        value = gates.FixedProduct(x.value, x.value, SQUARE_SHIFT)
+        return Number(value, WIDE, 2 * x.fraction - SQUARE_SHIFT, x.bound**2)
+
     def product(self, op: Mul) -> Number | None:
         """a * b; and (p * h) * sigmoid(h) as p * silu(h), which loses less."""
         if found := times_silu(op):
             return _times(self._narrow(found[0]), self._silu(found[1]))
+        for square, other in ((op.x, op.y), (op.y, op.x)):
+            if isinstance(square, Square):
+                return _times(self.numbers.get(square), self._narrow(other), NARROW - 1)
         return _times(self._narrow(op.x), self._narrow(op.y))
 
     def sum(self, op: Add) -> Number | None:
@@ -262,24 +250,16 @@ class _Lowering:
         c = None if new is None else self._narrow(new)
         if f is None or c is None or not isinstance(op.h0, Input):
             return None
-        value = gates.FixedRecurrence(f.value, c.value, _whole(op.h0), op.axis)
+        value = gates.FixedRecurrence(f.value, c.value, whole_state(op.h0, cached=False), op.axis)
         return Number(value, WIDE, c.fraction + STATE_SHIFT, c.bound)
 
 
-def _times(a: Number | None, b: Number | None) -> Number | None:
+def _times(a: Number | None, b: Number | None, shift: int = STATE_SHIFT) -> Number | None:
     if a is None or b is None:
         return None
-    fraction = a.fraction + b.fraction - STATE_SHIFT
-    return Number(
-        gates.FixedProduct(a.value, b.value, STATE_SHIFT), WIDE, fraction, a.bound * b.bound
-    )
-
-
-def _whole(op: Input) -> Input:
-    """A state as integers."""
-    if not op.type.dtype.is_float:
-        return op
-    return Input(op.name, op.type.with_dtype(DType.I32))
+    fraction = a.fraction + b.fraction - shift
+    value = gates.FixedProduct(a.value, b.value, shift)
+    return Number(value, WIDE, fraction, a.bound * b.bound)
 
 
 def _told(made: Number) -> str:
@@ -291,10 +271,12 @@ LOWER: dict[type[Op], Callable[[_Lowering, Any], Number | None]] = {
     TakePosition: _Lowering.moved, Reshape: _Lowering.moved,
     RmsNormQuantize: _Lowering.quantized, ScaleQuantize: _Lowering.quantized,
     Dequantize: _Lowering.dequantized, Sigmoid: _Lowering.sigmoid, Silu: _Lowering.silu,
-    Mul: _Lowering.product, Add: _Lowering.sum, LinearRecurrence: _Lowering.recurrence,
+    Relu: _Lowering.relu, Square: _Lowering.square, Mul: _Lowering.product, Add: _Lowering.sum,
+    LinearRecurrence: _Lowering.recurrence, Rotary: rotary, CacheAppend: append,
+    Attention: attention, Linear: dense_head,
 }  # fmt: skip
 
-ABSORBED: tuple[type[Op], ...] = (RmsNorm, RmsStatistic, Sub, TernaryMatmul)
+ABSORBED: tuple[type[Op], ...] = (RmsNorm, RmsStatistic, Sub, TernaryMatmul, Cos, Sin)
 """What others take in."""
 
 PASS = ToFixedPoint

@@ -6,6 +6,7 @@ from mmc.ir.op import Op
 from mmc.ir.ops import (
     attention,
     fixed,
+    fixed_attention,
     fixed_gates,
     int4,
     linear,
@@ -21,7 +22,7 @@ from mmc.ir.ops import (
 
 FAMILIES = (
     source, pointwise, logic, reduce, shape, linear, norm, ternary, int4, recurrence, attention,
-    fixed, fixed_gates,
+    fixed, fixed_attention, fixed_gates,
 )  # fmt: skip
 
 OPERATIONS: Mapping[str, type[Op]] = Op.registry

@@ -121,7 +121,7 @@ def bitstream(folder: Path, choice: object) -> Mapping[str, Any]:
 
     if choice != "ecp5":
         raise MmcError(f"no bitstream for {choice!r}", "bitstream", 'there is "ecp5"')
-    chip = Chip.of(Written.open(folder))
+    chip = Chip.of(Written.for_rtl(folder))
     tables = chip.write(folder / "build" / "bitstream")
     simulated = simulate(chip, tables)
     placed = place("chip", chip.parameters(), tables, pack=True)

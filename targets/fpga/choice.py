@@ -114,7 +114,8 @@ class _Candidate:
 
 def _candidates(plan: Plan, board: Board, names: list[str]) -> Iterator[_Candidate]:
     phases = Counter(
-        replace(p, layer=0, name="", matrix=p.matrix and plan.embedding) for p in plan.phases
+        replace(p, layer=0, slot=0, name="", matrix=p.matrix and plan.embedding)
+        for p in plan.phases
     )
     full = list(_engines(plan, board, names, FILLED))
     for engine in full or _engines(plan, board, names, 0.0):
@@ -129,7 +130,7 @@ def _candidates(plan: Plan, board: Board, names: list[str]) -> Iterator[_Candida
 
 def _engines(plan: Plan, board: Board, names: list[str], filled: float) -> Iterator[Engine]:
     """Engines that suit the vectors; of what they read at least `filled` is weights."""
-    whole = math.gcd(plan.hidden, plan.inner, plan.wide)
+    whole = math.gcd(plan.hidden, plan.inner, plan.attended, plan.wide)
     bits = board.bytes_per_second(board.memory_ports) / (board.clock_mhz * 1e6) * 8
     for name in names:
         codec = CODECS[name]
@@ -189,8 +190,8 @@ def _too_small(plan: Plan, board: Board, found: list[_Candidate]) -> MmcError:
     """What does not fit even with the smallest engine, and the nearest board that it fits."""
     if not found:
         return MmcError(
-            f"vectors of {plan.hidden}, {plan.inner} and {plan.wide} numbers are not whole words "
-            "of two numbers or more",
+            f"vectors of {plan.hidden}, {plan.inner or plan.attended} and {plan.wide} numbers are "
+            "not whole words of two numbers or more",
             f"--board {board.name}",
         )
     nearest = min(found, key=lambda c: max(n / max(h, 1e-9) for n, h in c.too_much.values()))

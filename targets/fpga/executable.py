@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 
 from mmc.errors import MmcError
+from mmc.ir.ops.attention import POSITION
 from mmc.targets.base import Arrays, Meter
 
 FLAGS = (
@@ -23,6 +24,17 @@ FLAGS = (
     "-fno-gnu-unique",  # or a second model in the process would read the table of the first
 )  # fmt: skip
 INCLUDES = ("include", "src", "csim")
+
+
+@dataclass(frozen=True)
+class _Cache:
+    """The keys and values of one sequence, i16 [layers, 2, groups, context, width]."""
+
+    numbers: np.ndarray
+    position: int
+    """How many positions are known."""
+    append: bool = True
+    """Whether tokens become known: not where they are padding."""
 
 
 @dataclass(frozen=True)
@@ -34,6 +46,8 @@ class FpgaExecutable:
     constants: np.ndarray
     embedding: np.ndarray
     states: Sequence[str]
+    caches: Sequence[tuple[str, str]]
+    """The names of each attention layer's keys and values."""
     vocabulary: int
 
     @staticmethod
@@ -47,27 +61,48 @@ class FpgaExecutable:
             np.memmap(weights / "constants.bin", np.uint8, mode="r"),
             np.memmap(weights / "embedding.bin", np.uint8, mode="r"),
             built["states"],
+            [(keys, values) for keys, values in built.get("caches", [])],
             library.mmc_vocabulary(),
         )
 
     def run(self, entry: str, inputs: Arrays) -> dict[str, np.ndarray]:
         ids, lengths = inputs["ids"], inputs["lengths"]
+        position = inputs.get(POSITION, np.zeros(len(ids), np.int64))
+        caches = self._caches(inputs, position)
         logits: list[np.ndarray] = []
         states: list[np.ndarray] = []
         for row, tokens in enumerate(ids):
-            state = np.stack([inputs[name][row] for name in self.states])
-            count = int(lengths[row])
-            every = entry == "forward"
-            made = self._simulate(tokens[:count], state, every)
+            state = np.array([inputs[name][row] for name in self.states], np.int32)
+            count, every = int(lengths[row]), entry == "forward"
+            cache = _Cache(caches[row], int(position[row]))
+            made = self._simulate(tokens[:count], state, cache, every)
             if every and count < len(tokens):  # logits behind the end, of which no state is kept
-                made = np.concatenate([made, self._simulate(tokens[count:], state.copy(), True)])
+                padding = _Cache(caches[row], cache.position + count, append=False)
+                rest = self._simulate(tokens[count:], state.copy(), padding, True)
+                made = np.concatenate([made, rest])
             logits.append(made)
             states.append(state)
         last = {name: np.stack([s[n] for s in states]) for n, name in enumerate(self.states)}
-        return {"logits": np.stack(logits), **last}
+        for n, names in enumerate(self.caches):
+            last |= {name: caches[:, n, part] for part, name in enumerate(names)}
+        return {"logits": np.stack(logits), POSITION: position + lengths, **last}
 
-    def _simulate(self, tokens: np.ndarray, state: np.ndarray, every: bool) -> np.ndarray:
-        """Logits [tokens or 1, vocabulary]; the state is brought up to date in place."""
+    def _caches(self, inputs: Arrays, position: np.ndarray) -> np.ndarray:
+        """Copies of what is known of all caches, i16 [B, layers, 2, groups, context, width]."""
+        if not self.caches:
+            return np.zeros((len(position), 0), np.int16)
+        first = inputs[self.caches[0][0]]
+        made = np.zeros((len(first), len(self.caches), 2, *first.shape[1:]), np.int16)
+        for n, names in enumerate(self.caches):
+            for part, name in enumerate(names):
+                for row, known in enumerate(np.maximum(position, 0)):
+                    made[row, n, part, :, :known] = inputs[name][row, :, :known]
+        return made
+
+    def _simulate(
+        self, tokens: np.ndarray, state: np.ndarray, cache: _Cache, every: bool
+    ) -> np.ndarray:
+        """Logits [tokens or 1, vocabulary]; state and cache are brought up to date in place."""
         ids = np.ascontiguousarray(tokens, np.int64)
         rows = len(ids) if every else 1
         sums = np.empty((rows, self.vocabulary), np.int32)
@@ -75,7 +110,8 @@ class FpgaExecutable:
         banks = (ctypes.c_void_p * len(self.banks))(*(bank.ctypes.data for bank in self.banks))
         self.library.mmc_run(
             banks, _pointer(self.constants), _pointer(self.embedding), _pointer(ids), len(ids),
-            every, _pointer(state), _pointer(sums), _pointer(scale),
+            every, _pointer(state), _pointer(cache.numbers), cache.position, cache.append,
+            _pointer(sums), _pointer(scale),
         )  # fmt: skip
         exact = sums.astype(np.int64) * scale[:, :1]
         return np.ldexp(exact.astype(np.float64), -scale[:, 1:]).astype(np.float32)

@@ -42,7 +42,7 @@ def golden_vectors(graph: Graph, plan: Plan, tensors: Mapping[str, np.ndarray]) 
     count = max(1, min(GENERATED_TOKENS, MOST_ADDITIONS // additions - PROMPT_TOKENS))
     graph, plain = unpacked(graph, tensors)
     state = {
-        op.name: np.zeros(static_shape(op.type.bind({"B": 1}).shape), np.int32)
+        op.name: np.zeros(static_shape(op.type.bind({"B": 1}).shape), op.type.dtype.numpy)
         for op in graph.inputs
         if op.name in graph.states
     }

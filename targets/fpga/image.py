@@ -3,7 +3,8 @@
     weights      every matrix in the order of the phases, as beats (`Engine.pack`), without gaps:
                  a token is one linear read.  Bank n holds word n of each beat: a port of its own.
     constants    gains and lower bounds, in the order in which phases read them
-    embedding    a row for each token
+    embedding    a row for each token; behind them, for attention, one for each position: the
+                 cosines and sines that it turns by
 
 Vectors are little-endian words of 16 bits, each filled up with zeros to whole words of the port.
 """
@@ -49,7 +50,10 @@ def constants(plan: Plan, tensors: Arrays, engine: Engine) -> bytes:
 
 
 def embedding(plan: Plan, tensors: Arrays, engine: Engine) -> bytes:
-    return words(tensors[plan.embedding.name], engine.word_bits)
+    table = words(tensors[plan.embedding.name], engine.word_bits)
+    if plan.attention is None:
+        return table
+    return table + words(tensors[plan.attention.turns.name], engine.word_bits)
 
 
 def words(numbers: np.ndarray, word_bits: int) -> bytes:

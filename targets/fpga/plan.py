@@ -1,51 +1,50 @@
-"""The phases of a token, read from a graph of whole numbers: what an FPGA does, in order.
+"""The phases of a token: what an FPGA does, in order.
 
 There is one engine.  A phase normalises a vector, quantises it, multiplies it by one matrix and
-does something with each sum as it comes.  The phases of a layer, as the model was released:
+does something with each sum as it comes.  The phases of a layer with a recurrence, as the
+MatMul-free model was released, and of one with attention:
 
     forget    F = sigmoid(f), between its lower bound and one
     state     H = F * H + (1 - F) * silu(i);  S = silu(H)
     store     G = g
     gate      P = norm(G) * S                                    no matrix
+
+    query     Q = q, turned by its position
+    key       the cache's next key = k, turned as well
+    value     the cache's next value = v
+    attend    P = the mean of the values by softmax(Q . keys)    no matrix
+
     residual  X = X + o, from the norm of P
-    glu       P = silu(gate) * up, one matrix for both
+
+and of its MLP, with one matrix for both halves of a GLU or one for each:
+
+    glu       P = silu(gate) * up
+
+    silu      P = silu(gate), or square: P = relu(gate)^2
+    times     P = P * up
+
     residual  X = X + down, from the norm of P
 
-and behind the last layer `head`.  A graph of another form is refused, naming what differs.
+Behind the last layer `head`, or for each ternary digit of a dense head but the last `digit`, then
+`digits`:
+
+    digit     L = 3 L + sums
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
-from typing import TypeVar
+from dataclasses import dataclass
 
-from mmc.errors import MmcError
-from mmc.ir.graph import Graph
-from mmc.ir.op import Op, Value, producer
-from mmc.ir.ops.fixed import (
-    FixedLogits,
-    FixedNormalize,
-    FixedQuantize,
-    FixedRequantize,
-    FixedRmsNorm,
-)
-from mmc.ir.ops.fixed_gates import (
-    FixedAdd,
-    FixedForget,
-    FixedProduct,
-    FixedRecurrence,
-    FixedShift,
-    FixedSigmoid,
-)
-from mmc.ir.ops.shape import Gather, Slice
-from mmc.ir.ops.source import Input, Weight
-from mmc.ir.ops.ternary import TernaryMatmul
+from mmc.ir.ops.source import Weight
 from mmc.ir.types import static_shape
 
-KINDS = ("forget", "state", "store", "gate", "residual", "glu", "head")
+KINDS = (
+    "forget", "state", "store", "gate", "query", "key", "value", "attend", "residual", "glu",
+    "silu", "square", "times", "head", "digit", "digits",
+)  # fmt: skip
 SOURCES = ("stream", "product", "gate")
-
-_Kind = TypeVar("_Kind", bound=Op)
+WITHOUT_MATRIX = ("gate", "attend")
+HEADS = ("head", "digit", "digits")
 
 
 @dataclass(frozen=True)
@@ -57,6 +56,8 @@ class Phase:
     """The module path of what it computes."""
     layer: int
     """Counted from 0; behind the last for the head."""
+    slot: int
+    """Which state (kind state) or cache (query to attend) is its layer's; 0 for the first digit."""
     source: str
     """The vector that is normalised: "stream" (X), "product" (P) or "gate" (G)."""
     normalize: bool
@@ -66,14 +67,15 @@ class Phase:
     eps_exponent: int
     gain: Weight | None
     matrix: Weight | None
-    """[rows, columns]; None for the kind "gate"."""
+    """[rows, columns]; None for the kinds "gate" and "attend"."""
     rows: int
     columns: int
     mantissa: int
     exponent: int
-    """The constant of requantisation (or, for "gate", of the norm)."""
+    """The constant of requantisation (or of the norm for "gate", of scores for "attend")."""
     fraction: int = 0
-    """Fraction bits of what reaches the sigmoid: kinds forget, state and glu."""
+    """Fraction bits of what reaches the sigmoid (kinds forget, state, glu and silu), of a score
+    (attend); the shift behind a product (times)."""
     bound: Weight | None = None
     """The lower bound of a forget gate."""
 
@@ -85,6 +87,25 @@ class Phase:
 
 
 @dataclass(frozen=True)
+class Attention:
+    """What all layers with attention share."""
+
+    heads: int
+    groups: int
+    width: int
+    """Numbers of a head."""
+    context: int
+    """Positions that a cache holds."""
+    turns: Weight
+    """i16 [context, width]: cosines and sines of each position."""
+
+    @property
+    def attended(self) -> int:
+        """Numbers of all heads."""
+        return self.heads * self.width
+
+
+@dataclass(frozen=True)
 class Plan:
     """A model as the FPGA runs it."""
 
@@ -93,7 +114,10 @@ class Plan:
     """X = embedding shifted right by that, to the left where it is negative."""
     phases: tuple[Phase, ...]
     states: tuple[str, ...]
-    """The name of each layer's state."""
+    """The name of the state of each layer that has a recurrence."""
+    caches: tuple[tuple[str, str], ...] = ()
+    """The names of the keys and values of each layer that has attention."""
+    attention: Attention | None = None
 
     @property
     def vocabulary(self) -> int:
@@ -105,159 +129,31 @@ class Plan:
 
     @property
     def inner(self) -> int:
-        """Numbers of a layer's state."""
-        return next(p.rows for p in self.phases if p.kind == "state")
+        """Numbers of a layer's state; 0 where no layer has one."""
+        return next((p.rows for p in self.phases if p.kind == "state"), 0)
+
+    @property
+    def attended(self) -> int:
+        """Numbers of all heads; 0 where no layer has attention."""
+        return 0 if self.attention is None else self.attention.attended
 
     @property
     def wide(self) -> int:
         """Numbers of a GLU's product."""
-        return max(p.rows // 2 for p in self.phases if p.kind == "glu")
+        halves = {"glu": 2, "times": 1}
+        return max(p.rows // halves[p.kind] for p in self.phases if p.kind in halves)
+
+    @property
+    def has_digits(self) -> bool:
+        """Whether the head is dense, in ternary digits."""
+        return any(p.kind == "digits" for p in self.phases)
 
     @property
     def layers(self) -> int:
-        return len(self.states)
+        return len(self.states) + len(self.caches)
 
-
-def plan_of(graph: Graph) -> Plan:
-    """The phases of a graph that `to-fixed-point` made; raise MmcError where it has others."""
-    return _Reader().read(graph)
-
-
-def _refuse(op: Op, wanted: str) -> MmcError:
-    what = f"the FPGA has no phase for this {op.mnemonic}: it expects {wanted}"
-    return MmcError(what, str(op.origin or ""), "--target reference runs it")
-
-
-def _expect(value: Value, kind: type[_Kind], wanted: str) -> _Kind:
-    op = producer(value)
-    if not isinstance(op, kind):
-        raise _refuse(op, wanted)
-    return op
-
-
-def _weight(value: Value | None) -> Weight | None:
-    if value is None or isinstance(value, Weight):
-        return value
-    raise _refuse(producer(value), "a weight")
-
-
-class _Reader:
-    """Reads backwards, from the logits to the embedding."""
-
-    def __init__(self) -> None:
-        self.phases: list[Phase] = []
-        self.states: list[str] = []
-
-    def read(self, graph: Graph) -> Plan:
-        logits = _expect(dict(graph.outputs)["logits"], FixedLogits, "logits")
-        stream = self._project("head", logits, "stream")
-        while isinstance(add := producer(stream), FixedAdd):
-            stream = self._block(add)
-        wide = _expect(stream, FixedShift, "an embedding")
-        gather = _expect(wide.x, Gather, "an embedding")
-        table = _weight(gather.table)
-        assert table is not None
-        names = tuple(reversed(self.states))
-        return Plan(table, wide.right, tuple(self._numbered()), names)
-
-    def _numbered(self) -> list[Phase]:
-        """In order, with layers counted, and norms that are shared marked."""
-        found: list[Phase] = []
-        layer = -1
-        for phase in reversed(self.phases):
-            layer += phase.kind == "forget"
-            number = len(self.states) if phase.kind == "head" else layer
-            shared = bool(found) and found[-1].kind != "residual" and _same_norm(found[-1], phase)
-            found.append(replace(phase, layer=number, normalize=not shared))
-        return found
-
-    def _phase(
-        self, kind: str, op: FixedRequantize | FixedLogits | FixedRmsNorm, norm: FixedNormalize,
-        source: str, gain: Value | None, matrix: Weight | None,
-    ) -> Phase:  # fmt: skip
-        (rows,) = static_shape(op.type.shape[-1:])
-        (columns,) = static_shape(norm.x.type.shape[-1:])
-        phase = Phase(
-            kind, op.origin.path if op.origin else "", 0, source, True, _weight(norm.gain),
-            norm.eps_mantissa, norm.eps_exponent, _weight(gain), matrix, rows, columns,
-            op.mantissa, op.exponent,
-        )  # fmt: skip
-        self.phases.append(phase)
-        return phase
-
-    def _project(
-        self, kind: str, op: FixedRequantize | FixedLogits, source: str,
-        fraction: int = 0, bound: Weight | None = None,
-    ) -> Value:  # fmt: skip
-        """A phase with a matrix; returns the vector that it normalises."""
-        product = _expect(op.sums, TernaryMatmul, "a ternary product")
-        codes = _expect(product.x, FixedQuantize, "int8 codes")
-        norm = _expect(codes.n, FixedNormalize, "a norm")
-        phase = self._phase(kind, op, norm, source, codes.gain, _weight(product.w))
-        self.phases[-1] = replace(phase, fraction=fraction, bound=bound)
-        return norm.x
-
-    def _block(self, add: FixedAdd) -> Value:
-        """One residual: a mixer or a GLU; returns the stream before it."""
-        ends = [v for v in (add.a, add.b) if isinstance(v, FixedRequantize)]
-        if len(ends) != 1:
-            raise _refuse(add, "the residual stream and a projection")
-        stream = add.b if ends[0] is add.a else add.a
-        product = _expect(self._project("residual", ends[0], "product"), FixedProduct, "a product")
-        norms = [v for v in (product.a, product.b) if isinstance(v, FixedRmsNorm)]
-        sources = self._mixer(product, norms[0]) if norms else self._glu(product)
-        if any(source is not stream for source in sources):
-            raise _refuse(product, "what comes from the residual stream alone")
-        return stream
-
-    def _glu(self, product: FixedProduct) -> list[Value]:
-        for gate, up in ((product.a, product.b), (product.b, product.a)):
-            if isinstance(up, Slice) and isinstance(gate, FixedProduct):
-                x, fraction = _silu(gate)
-                first = _expect(x, Slice, "the first half of a projection")
-                both = _expect(first.x, FixedRequantize, "a projection")
-                halves = first.start == 0 and up.start == first.length and up.x is both
-                if halves and both.type.shape[-1] == 2 * static_shape((first.length,))[0]:
-                    return [self._project("glu", both, "stream", fraction)]
-        raise _refuse(product, "silu(gate) * up, the two halves of one projection")
-
-    def _mixer(self, product: FixedProduct, normed: FixedRmsNorm) -> list[Value]:
-        """P = norm(g) * silu(h): phases forget, state, store and gate, here the last first."""
-        other = product.b if normed is product.a else product.a
-        norm = _expect(normed.n, FixedNormalize, "a norm")
-        g = _expect(norm.x, FixedRequantize, "a norm of the projection g")
-        h_narrow, fraction = _silu(_expect(other, FixedProduct, "silu of the state"))
-        h = _expect(_expect(h_narrow, FixedShift, "a state").x, FixedRecurrence, "a state")
-        state = _expect(h.h0, Input, "a state that comes from outside")
-        self.states.append(state.name)
-        self._phase("gate", normed, norm, "gate", normed.gain, None)
-        sources = [self._project("store", g, "stream")]
-        i, i_fraction = _silu(_expect(h.c, FixedProduct, "silu of the projection i"))
-        if i_fraction != fraction:
-            raise _refuse(h, "one fraction for the state and what goes into it")
-        i_end = _expect(i, FixedRequantize, "the projection i")
-        sources.append(self._project("state", i_end, "stream", fraction))
-        return [*sources, self._forget(h.f)]
-
-    def _forget(self, f: Value) -> Value:
-        bounded = producer(f)
-        bound = None
-        if isinstance(bounded, FixedForget):
-            bound, f = _weight(bounded.bound), bounded.s
-        s = _expect(f, FixedSigmoid, "a sigmoid of the projection f")
-        end = _expect(s.x, FixedRequantize, "the projection f")
-        return self._project("forget", end, "stream", s.fraction, bound)
-
-
-def _silu(product: FixedProduct) -> tuple[Value, int]:
-    """(x, fraction) of x * sigmoid(x)."""
-    for x, gate in ((product.a, product.b), (product.b, product.a)):
-        if isinstance(gate, FixedSigmoid) and gate.x is x and product.shift == 16:
-            return x, gate.fraction
-    raise _refuse(product, "silu")
-
-
-def _same_norm(a: Phase, b: Phase) -> bool:
-    return (a.source, a.inner_gain, a.eps_mantissa, a.eps_exponent) == (
-        b.source, b.inner_gain, b.eps_mantissa, b.eps_exponent
-    )  # fmt: skip
+    @property
+    def phases_of_layer(self) -> int:
+        """Phases of the first layer."""
+        ends = [n for n, phase in enumerate(self.phases) if phase.kind == "residual"]
+        return ends[1] + 1

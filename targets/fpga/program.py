@@ -22,6 +22,12 @@ OPERATIONS = ("end", "embed", "norm", "quantise", "apply", "product", "finish")
 FINISHES = ("store", "forget", "state", "residual", "silu", "gated", "head")
 """What is made of sums; a GLU is "silu" of its first half, then "gated" of its second."""
 
+FINISH_OF = {
+    "query": "store", "key": "store", "value": "store", "square": "silu", "times": "gated",
+    "digit": "store", "digits": "head",
+}  # fmt: skip
+"""What takes as long as phases that the RTL does not have: see `refuse_strange`."""
+
 PLAIN_SHIFT = 26
 """A pass gives (t << left) >> 26: left is 26 where nothing is shifted."""
 
@@ -59,9 +65,22 @@ class Row:
         return row
 
 
+def refuse_strange(plan: Plan) -> None:
+    """Raise MmcError for a plan that the token engine in SystemVerilog has no phases for."""
+    for phase in plan.phases:
+        if phase.kind in ("attend", "silu", *FINISH_OF):
+            raise MmcError(
+                f"the RTL has no phase {phase.kind!r}: it runs MatMul-free models alone",
+                phase.name, "the HLS project has it: `make -C OUT csim`",
+            )  # fmt: skip
+
+
 def program(plan: Plan, engine: Engine) -> list[Row]:
     """The rows of one token; raise MmcError where vectors are not whole words."""
-    for name, length in (("hidden", plan.hidden), ("inner", plan.inner), ("wide", plan.wide)):
+    lengths = {
+        "hidden": plan.hidden, "inner": plan.inner, "attended": plan.attended, "wide": plan.wide
+    }  # fmt: skip
+    for name, length in lengths.items():
         if length % engine.lanes:
             raise MmcError(
                 f"{length} {name} numbers are not whole words of {engine.lanes}",
@@ -79,6 +98,8 @@ def program(plan: Plan, engine: Engine) -> list[Row]:
 
 def phase_rows(phase: Phase, plan: Plan, engine: Engine) -> Iterator[Row]:
     """The rows of one phase."""
+    if phase.kind == "attend":
+        return  # `attention.py` counts it
     words, constant = phase.columns // engine.lanes, (phase.mantissa, phase.exponent)
     if phase.normalize:
         yield Row(
@@ -102,16 +123,17 @@ def phase_rows(phase: Phase, plan: Plan, engine: Engine) -> Iterator[Row]:
         yield Row("finish", "gated", words=sums // 2, offset=sums // 2)
         return
     base = {
-        "state": phase.layer * plan.inner // engine.lanes,
+        "state": phase.slot * plan.inner // engine.lanes,
         "head": phase.rows % engine.lanes,
     }.get(phase.kind, 0)
     bound = phase.bound is not None
-    yield Row("finish", phase.kind, gain=bound, fraction=phase.fraction, words=sums, base=base)
+    kind = FINISH_OF.get(phase.kind, phase.kind)
+    yield Row("finish", kind, gain=bound, fraction=phase.fraction, words=sums, base=base)
 
 
 def _row_count(phase: Phase) -> int:
     """Rows that `phase_rows` gives."""
-    own = {"gate": 1, "glu": 4}.get(phase.kind, 3)
+    own = {"gate": 1, "glu": 4, "attend": 0}.get(phase.kind, 3)
     return own + phase.normalize
 
 
@@ -140,11 +162,11 @@ def parameters(plan: Plan, engine: Engine) -> dict[str, int]:
     lanes = engine.lanes
     tallest = max(engine.blocks(p.rows) for p in plan.phases if p.matrix is not None)
     widest = max(engine.slices(p.columns) for p in plan.phases if p.matrix is not None)
-    inner = max(plan.inner, plan.wide)
+    inner = max(plan.inner, plan.attended, plan.wide)
     return {
         "P": engine.rows, "GROUPS": groups_of(engine), "CODEC": CODEC_NUMBERS[engine.codec_name],
         "LANES": lanes, "X_WORDS": plan.hidden // lanes, "P_WORDS": inner // lanes,
-        "F_WORDS": plan.inner // lanes, "H_WORDS": plan.layers * plan.inner // lanes,
+        "F_WORDS": plan.inner // lanes, "H_WORDS": len(plan.states) * plan.inner // lanes,
         "Q_WORDS": widest * engine.columns // lanes, "Y_WORDS": tallest,
         "ROWS": _whole(2 + sum(_row_count(phase) for phase in plan.phases)),
     }  # fmt: skip

@@ -13,8 +13,9 @@ from typing import Any
 
 import numpy as np
 
-from mmc.ir.fixed_point import sigmoid_table
+from mmc.ir.fixed_point import power_table, sigmoid_table
 from mmc.targets.fpga import image
+from mmc.targets.fpga.attention import AttentionUnit
 from mmc.targets.fpga.boards import Board
 from mmc.targets.fpga.engine import Engine
 from mmc.targets.fpga.golden import Golden
@@ -51,7 +52,7 @@ class Project:
         engine = {**asdict(self.engine), "beats": image.total_beats(self.plan, self.engine)}
         return {
             "board": self.board.name, "board_facts": asdict(self.board), "engine": engine,
-            "states": list(self.plan.states),
+            "states": list(self.plan.states), "caches": [list(c) for c in self.plan.caches],
             "golden_tokens": len(self.golden.generated),
         }  # fmt: skip
 
@@ -65,14 +66,14 @@ class Project:
         self._write_weights(folder / "weights")
 
     def _facts(self) -> dict[str, Any]:
-        gates = [n for n, phase in enumerate(self.plan.phases) if phase.kind == "glu"]
         return {
             "plan": self.plan, "engine": self.engine, "board": self.board, "top": TOP,
             "beats": image.total_beats(self.plan, self.engine), "sources": SOURCE_NAMES,
-            "phases_of_layer": gates[0] + 2, "prompt": len(self.golden.prompt),
+            "attention": AttentionUnit.of(self.plan, self.engine),
+            "prompt": len(self.golden.prompt),
             "generate": len(self.golden.generated), "part": self.board.device.split()[0],
             "period": f"{1000 / self.board.clock_mhz:.2f}",
-            "memory": [memory_port(self.board, n) for n in range(self.engine.ports + 1)],
+            "memory": [memory_port(self.board, n) for n in range(self.engine.ports + 2)],
         }  # fmt: skip
 
     def _write_weights(self, folder: Path) -> None:
@@ -109,6 +110,12 @@ def copy_library(folder: Path) -> None:
         "// 65536 * sigmoid(-16 + n / 32) in the lower 16 bits, the step to the next above them.\n"
         '#pragma once\n\n#include "types.hpp"\n\nnamespace mmc {\n\n'
         f"constexpr uint32_t SIGMOID[1024] = {{{entries}}};\n\n}}  // namespace mmc\n"
+    )
+    powers = ", ".join(map(str, power_table().tolist()))
+    (folder / "include" / "mmc" / "power_table.hpp").write_text(
+        "// 2^18 * 2^-(n / 256).\n"
+        '#pragma once\n\n#include "types.hpp"\n\nnamespace mmc {\n\n'
+        f"constexpr uint32_t POWER[257] = {{{powers}}};\n\n}}  // namespace mmc\n"
     )
 
 

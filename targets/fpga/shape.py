@@ -62,7 +62,7 @@ def plan_of_shape(shape: Shape) -> Plan:
         first = gain if source == "stream" else None
         bound = gain_i if kind == "forget" and layer > 0 else None
         return Phase(
-            kind, kind, layer, source, normalize, first, 1 << 15, 0, gain, matrix, rows,
+            kind, kind, layer, layer, source, normalize, first, 1 << 15, 0, gain, matrix, rows,
             int(str(columns)), 1 << 15, 24, 8, bound,
         )  # fmt: skip
 

@@ -26,7 +26,7 @@ from mmc.targets.base import (
 )
 from mmc.targets.fpga.boards import load_board
 from mmc.targets.fpga.codec import CODECS
-from mmc.targets.fpga.plan import plan_of
+from mmc.targets.fpga.reader import plan_of
 from mmc.targets.weights_file import WeightsFile
 
 
@@ -110,7 +110,8 @@ class FpgaTarget(Target):
         from mmc.targets.fpga.executable import FpgaExecutable
 
         plan = plan_of(entries["forward"])
-        simulation = FpgaExecutable.open(folder, {"states": list(plan.states)})
+        held = {"states": list(plan.states), "caches": [list(c) for c in plan.caches]}
+        simulation = FpgaExecutable.open(folder, held)
         weights = WeightsFile.open(folder / "weights.safetensors")
         compared = 0
         for name, graph in read_graphs(folder, entries).items():

@@ -23,7 +23,8 @@ from mmc.targets.fpga.cycles import token_cycles
 from mmc.targets.fpga.engine import Engine
 from mmc.targets.fpga.estimate import Estimate, assess
 from mmc.targets.fpga.golden import unpacked
-from mmc.targets.fpga.plan import Plan, plan_of
+from mmc.targets.fpga.plan import Plan
+from mmc.targets.fpga.reader import plan_of
 from mmc.targets.fpga.simulation import Memory, Simulator, Token
 from mmc.targets.weights_file import WeightsFile
 
@@ -41,6 +42,13 @@ class Written:
     engine: Engine
     board: Board
     tensors: Mapping[str, np.ndarray]
+
+    @staticmethod
+    def for_rtl(folder: Path) -> Written:
+        """The artefact, where the RTL can run it; raise MmcError where it cannot."""
+        written = Written.open(folder)
+        program.refuse_strange(written.plan)
+        return written
 
     @staticmethod
     def open(folder: Path) -> Written:
@@ -68,13 +76,14 @@ class Written:
         inputs = {"ids": np.array([ids]), "lengths": np.array([len(ids)])}
         for op in graph.inputs:
             if op.name in graph.states:
-                inputs[op.name] = np.zeros(static_shape(op.type.bind({"B": 1}).shape), np.int32)
+                shape = static_shape(op.type.bind({"B": 1}).shape)
+                inputs[op.name] = np.zeros(shape, op.type.dtype.numpy)
         return evaluate(graph, inputs, arrays)["logits"][0]
 
 
 def rtlsim(folder: Path, choice: object) -> Mapping[str, Any]:
     """Tokens through the RTL by Verilator: logits as the interpreter's, cycles as the formula's."""
-    written = Written.open(folder)
+    written = Written.for_rtl(folder)
     ids = written.tokens()
     given = written.estimate()
     built = folder / "build" / "rtlsim"
@@ -121,7 +130,7 @@ def synth(folder: Path, choice: object) -> Mapping[str, Any]:
 
     if choice != "yosys":
         raise MmcError(f"no synthesis by {choice!r}", "synth", 'there is "yosys"')
-    written = Written.open(folder)
+    written = Written.for_rtl(folder)
     given = written.estimate()
     tables = prepare(written, folder / "build" / "synth")
     values = {**program.parameters(written.plan, written.engine), "AHEAD": given.ahead}
@@ -135,7 +144,7 @@ def pnr(folder: Path, choice: object) -> Mapping[str, Any]:
 
     if choice != "ecp5":
         raise MmcError(f"no place and route for {choice!r}", "pnr", 'there is "ecp5"')
-    written = Written.open(folder)
+    written = Written.for_rtl(folder)
     tables = prepare(written, folder / "build" / "pnr")
     values = program.parameters(written.plan, written.engine)
     return place("engine_and_sequencer", engine_parameters(values), tables).record()

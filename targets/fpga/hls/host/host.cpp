@@ -40,10 +40,15 @@ int main(int count, char** arguments) {
     run.set_arg(Config::ports, memory.back());
     memory.push_back(buffer(device, kernel, Config::ports + 1, "weights/embedding.bin"));
     run.set_arg(Config::ports + 1, memory.back());
-    // Arguments ports + 2 and ports + 3 are the streams.
-    run.set_arg(Config::ports + 4, std::stoi(arguments[2]));
-    run.set_arg(Config::ports + 5, std::stoi(arguments[3]));
-    run.set_arg(Config::ports + 6, false);
+    int next = Config::ports + 2;
+    if (Config::context > 0) {  // the cache of keys and values, which the kernel fills
+        memory.emplace_back(device, Config::cache_words * (Config::cache_bits / 8), kernel.group_id(next));
+        run.set_arg(next++, memory.back());
+    }
+    next += 2;  // the streams
+    run.set_arg(next++, std::stoi(arguments[2]));
+    run.set_arg(next++, std::stoi(arguments[3]));
+    run.set_arg(next, false);
     run.start();
     run.wait();
 }

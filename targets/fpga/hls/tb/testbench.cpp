@@ -33,6 +33,11 @@ static Project load(const std::string& folder) {
     return project;
 }
 
+// An empty cache, and nothing in it that the kernel may read.
+static std::vector<mmc::Word<Config::cache_bits>> empty_cache() {
+    return std::vector<mmc::Word<Config::cache_bits>>(Config::cache_words);
+}
+
 static int compare_tokens(const Project& project) {
     const int prompt = project.golden[0], generate = project.golden[1];
     const int* expected = project.golden.data() + 2;
@@ -40,8 +45,9 @@ static int compare_tokens(const Project& project) {
     for (int port = 0; port < Config::ports; ++port) bank[port] = project.banks[port].data();
     mmc::Stream<mmc::Int<32>> in, out;
     for (int n = 0; n < prompt; ++n) in.write(mmc::Int<32>(expected[n]));
-    mmc_top(MMC_PORTS(bank), project.constants.data(), project.embedding.data(), in, out, prompt,
-            generate, false);
+    auto cache = empty_cache();
+    mmc_top(MMC_PORTS(bank), project.constants.data(), project.embedding.data(), MMC_CACHE(cache) in,
+            out, prompt, generate, false);
     int wrong = 0;
     for (int n = 0; n < generate; ++n) wrong += int(out.read()) != expected[prompt + n];
     std::printf("%d tokens decoded after a prompt of %d: %d differ from the interpreter\n", generate,
@@ -53,10 +59,12 @@ static int compare_layer(const Project& project) {
     static mmc::Memory<Config> memory;
     static mmc::Stream<Config::Word> words[Config::ports];
     mmc::clear_state<Config>(memory);
+    memory.append = true;
+    auto cache = empty_cache();
     long beats = 0;
     for (int n = 0; n < Config::phases_of_layer; ++n) {
         const mmc::Phase& phase = Config::table[n];
-        if (phase.kind != mmc::GATE) {
+        if (phase.kind != mmc::GATE && phase.kind != mmc::ATTEND) {
             beats += long((phase.columns + Config::columns - 1) / Config::columns) *
                      ((phase.rows + Config::rows - 1) / Config::rows);
         }
@@ -65,7 +73,7 @@ static int compare_layer(const Project& project) {
         mmc::read_weights<Config::word_bits>(project.banks[port].data(), beats, 1, words[port]);
     }
     mmc::run_token<Config>(memory, words, project.constants.data(), project.embedding.data(),
-                           project.golden[2], Config::phases_of_layer);
+                           cache.data(), project.golden[2], Config::phases_of_layer);
     const int* expected = project.golden.data() + 2 + project.golden[0] + project.golden[1];
     int wrong = 0;
     for (int i = 0; i < Config::hidden; ++i) wrong += int(memory.stream[i]) != expected[i];

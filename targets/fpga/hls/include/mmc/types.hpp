@@ -89,6 +89,12 @@ int16_t sixteen(const Word<BITS>& word, int index) {
     return int16_t(word.byte[2 * index] | word.byte[2 * index + 1] << 8);
 }
 
+template <int BITS>
+void put_sixteen(Word<BITS>& word, int index, int16_t number) {
+    word.byte[2 * index] = uint8_t(number);
+    word.byte[2 * index + 1] = uint8_t(uint16_t(number) >> 8);
+}
+
 // The product of numbers of A and B bits, in A + B.
 template <int A, int B>
 inline int64_t multiply(int64_t a, int64_t b) {
@@ -128,6 +134,12 @@ ap_int<16> sixteen(const ap_uint<BITS>& word, int index) {
 #pragma HLS INLINE
     ap_uint<16> raw = word.range(index * 16 + 15, index * 16);
     return ap_int<16>(raw);
+}
+
+template <int BITS>
+void put_sixteen(ap_uint<BITS>& word, int index, ap_int<16> number) {
+#pragma HLS INLINE
+    word.range(index * 16 + 15, index * 16) = number;
 }
 
 template <int A, int B>
