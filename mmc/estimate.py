@@ -49,13 +49,19 @@ def render(found: Estimate) -> str:
         f"weights in {engine.codec_name}, {found.lut_per_weight:.1f} LUT a weight "
         f"({found.counts})",
         f"cycles     {found.cycles:,.0f} a token, {found.compute_cycles:,} of them if the memory "
-        "were never late (derived: the formula of the RTL)",
+        f"were never late ({found.derived}: the formula of the RTL)",
         f"speed      {found.tokens_per_second:,.1f} tokens/s, bound by the {found.bound} "
         f"(projected: {board.clock_mhz:g} MHz, {board.memory_efficiency:.0%} of "
         f"{board.memory_gbps:g} GB/s)",
         f"traffic    {found.bytes_per_token / 1e6:,.2f} MB a token (derived); "
         f"{found.ahead} beats of {engine.beat_bytes} bytes read ahead",
     ]
+    if found.attention.layers:
+        lines.insert(3, (
+            f"attention  {found.attention_cycles:,} of these cycles, with a full cache of "
+            f"{found.attention.context:,} positions, {found.attention.bytes / 1e6:,.2f} MB "
+            f"(projected); {found.empty_tokens_per_second:,.1f} tokens/s with an empty one"
+        ))  # fmt: skip
     for name in ("lut", "ff", "bram36", "uram", "dsp"):
         needed, there = getattr(found.needs, name), getattr(board, name)
         part = f"{needed / there:6.1%}" if there else "   n/a"

@@ -7,6 +7,7 @@ is said here of cycles and resources is projected from the HLS loops, which take
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 from mmc.ir.fixed_point import CACHE_BITS, NARROW, WIDE
@@ -65,9 +66,12 @@ class AttentionUnit:
         """Of the whole cache; what a token reads of it where it is full."""
         return self.words * self.word_bits // 8
 
-    def cycles(self, known: int) -> int:
-        """Cycles of a token that is position `known` - 1, if the memory keeps up."""
-        row = self.width // self.numbers
+    def cycles(self, known: int, board: Board) -> int:
+        """Cycles of a token that is position `known` - 1; the cache has a port of its own."""
+        if not self.layers:
+            return 0
+        port = board.bytes_per_second(1) / (board.clock_mhz * 1e6)
+        row = math.ceil(self.width // self.numbers * max(1.0, self.word_bits / 8 / port))
         group = 2 * (LATENCY + STAGES + known * row) + self.each * (DIVISION + self.width)
         entry = 2 * self.groups * row
         turned = (self.heads + self.groups) * self.width // 2

@@ -9,6 +9,7 @@ from dataclasses import dataclass, replace
 
 from mmc.errors import MmcError
 from mmc.targets.fpga import program
+from mmc.targets.fpga.attention import AttentionUnit
 from mmc.targets.fpga.boards import (
     BLOCK_BITS,
     LARGE_BLOCK_BITS,
@@ -181,6 +182,7 @@ def _too_much(
 ) -> dict[str, tuple[float, float]]:
     wrong = needs.too_much(board, FULLEST)
     stored = (beats * engine.beat_bytes + 2 * plan.vocabulary * plan.hidden) / 1e9
+    stored += AttentionUnit.of(plan, engine).bytes / 1e9
     if stored > board.memory_gigabytes:
         wrong["gigabytes of memory"] = (stored, board.memory_gigabytes)
     return wrong

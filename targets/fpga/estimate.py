@@ -1,7 +1,8 @@
 """What a board makes of a model with a given engine: cycles, tokens a second, resources.
 
-Cycles are those of the RTL (`mmc.targets.fpga.cycles`, exact); what a board's memory and clock do
-is what its .toml file says.
+Cycles are those of the RTL (`mmc.targets.fpga.cycles`, exact), and behind them those of attention
+with a full cache (`attention`, projected); what a board's memory and clock do is what its .toml
+file says.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from mmc.targets.fpga import program, resources
+from mmc.targets.fpga.attention import AttentionUnit
 from mmc.targets.fpga.boards import Board
 from mmc.targets.fpga.cycles import timeline, token_cycles
 from mmc.targets.fpga.engine import Engine
@@ -43,6 +45,24 @@ class Estimate:
     needs: Resources
     lut_per_weight: float
     """Of the ternary engine alone."""
+    attention: AttentionUnit
+    """`cycles`, `compute_cycles` and `bytes_per_token` have its part with a full cache."""
+
+    @property
+    def attention_cycles(self) -> int:
+        """Of a token with a full cache."""
+        return self.attention.cycles(self.attention.context, self.board)
+
+    @property
+    def empty_tokens_per_second(self) -> float:
+        """With an empty cache."""
+        first = self.attention.cycles(1, self.board)
+        return self.board.clock_mhz * 1e6 / (self.cycles - self.attention_cycles + first)
+
+    @property
+    def derived(self) -> str:
+        """What the cycles are: the RTL, whose formula is exact, has no attention."""
+        return "projected" if self.attention.layers else "derived"
 
     @property
     def tokens_per_second(self) -> float:
@@ -63,7 +83,7 @@ class Estimate:
     def record(self) -> dict[str, Any]:
         """Everything, each figure with what it is."""
         engine, needs = self.engine, asdict(self.needs)
-        label = {"cycles": "derived", "tokens_per_second": "projected", "resources": self.counts}
+        label = {"cycles": self.derived, "tokens_per_second": "projected", "resources": self.counts}
         return {
             "board": self.board.name,
             "engine": {
@@ -78,6 +98,7 @@ class Estimate:
             "tokens_per_second": self.tokens_per_second,
             "bound": self.bound,
             "bytes_per_token": self.bytes_per_token,
+            "attention": self._attention() if self.attention.layers else None,
             "resources": {
                 name: {"needed": value, "of": getattr(self.board, name)}
                 for name, value in needs.items()
@@ -85,6 +106,15 @@ class Estimate:
             "watts": None,
             "label": label,
             "sources": dict(self.board.source),
+        }  # fmt: skip
+
+    def _attention(self) -> dict[str, Any]:
+        """What the cache's length changes."""
+        return {
+            "context": self.attention.context, "cycles": self.attention_cycles,
+            "cache_bytes": self.attention.bytes,
+            "tokens_per_second_of_an_empty_cache": self.empty_tokens_per_second,
+            "label": "projected",
         }  # fmt: skip
 
 
@@ -111,7 +141,11 @@ def constant_bytes(plan: Plan) -> int:
 def demand(plan: Plan, engine: Engine, ahead: int, board: Board) -> Resources:
     """What the token engine takes."""
     parameters = {**program.parameters(plan, engine), "AHEAD": ahead}
-    return resources.token_engine(parameters, board)
+    total = resources.token_engine(parameters, board)
+    if plan.has_digits:
+        words = -(-plan.vocabulary // engine.lanes)
+        total += resources.memory(32 * engine.lanes, words, uram=board.uram > 0)
+    return total + AttentionUnit.of(plan, engine).resources(board)
 
 
 def assess(plan: Plan, board: Board, engine: Engine) -> Estimate:
@@ -119,7 +153,9 @@ def assess(plan: Plan, board: Board, engine: Engine) -> Estimate:
     rows = program.program(plan, engine)
     delivered = beats_per_cycle(plan, board, engine)
     luts = resources.lut_per_weight(program.parameters(plan, engine))
-    moved = weight_beats(plan, engine) * engine.beat_bytes + constant_bytes(plan)
+    attention = AttentionUnit.of(plan, engine)
+    attended = attention.cycles(attention.context, board)
+    moved = weight_beats(plan, engine) * engine.beat_bytes + constant_bytes(plan) + attention.bytes
     # Tokens follow one another: none can take less than its bytes.
     least = moved / board.bytes_per_second(engine.ports) * board.clock_mhz * 1e6
     found: list[Estimate] = []
@@ -128,8 +164,9 @@ def assess(plan: Plan, board: Board, engine: Engine) -> Estimate:
         if not found or not needs.too_much(board, FULLEST):
             time = timeline(rows, engine, delivered, ahead)
             found.append(Estimate(
-                board, engine, max(time.cycles, least), token_cycles(rows, engine), time.starved,
-                time.memory_idle, moved, ahead, needs, luts,
+                board, engine, max(time.cycles + attended, least),
+                token_cycles(rows, engine) + attended, time.starved, time.memory_idle, moved,
+                ahead, needs, luts, attention,
             ))  # fmt: skip
     best = min(e.cycles for e in found)
     return next(e for e in found if AS_FAST * e.cycles <= best)

@@ -128,15 +128,15 @@ class _Reader:
 
     def _head(self, logits: FixedLogits) -> Value:
         """A ternary head, or the digits of a dense one from the lowest up."""
-        if not isinstance(digit := producer(logits.sums), FixedTriple):
+        sums = logits.sums
+        if not isinstance(sums, FixedTriple):
             return self._project("head", logits, "stream")
         kind = "digits"
-        while isinstance(digit, FixedTriple):
-            self._project(kind, logits, "stream", sums=digit.low)
+        while isinstance(sums, FixedTriple):
+            self._project(kind, logits, "stream", sums=sums.low)
             kind, self.phases[-1] = "digit", replace(self.phases[-1], slot=1)
-            high = digit.high
-            digit = producer(high)
-        return self._project("digit", logits, "stream", sums=high)
+            sums = sums.high
+        return self._project("digit", logits, "stream", sums=sums)
 
     def _block(self, add: FixedAdd) -> Value:
         """One residual: a mixer or an MLP; returns the stream before it."""

@@ -51,6 +51,8 @@ class Resources:
 
 def memory(width: int, depth: int, uram: bool = False) -> Resources:
     """A memory with one write port and one read port, as yosys maps it."""
+    if depth == 0:
+        return Resources()
     if depth <= DISTRIBUTED:
         bits_of_eight = READ_BITS if depth <= 32 else 7
         return Resources(lut=8 * math.ceil(width / bits_of_eight))

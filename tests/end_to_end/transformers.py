@@ -61,8 +61,11 @@ def artifact(name: str, target: str) -> Path:
     """The folder of a compiled model; for this machine's processor alone, and one is checked."""
     out = workspace() / f"transformer-{name}-{target}"
     mcpu = "native" if target == "cpu" else None
-    check = (name, target) == ("bitnet", "cpu")
-    mmc.compile(source(name), target=target, out=out, mcpu=mcpu, check=check, context=CONTEXT)
+    board = "kv260" if target == "fpga" else None
+    check = (name, target) in (("bitnet", "cpu"), ("hybrid", "fpga"))
+    mmc.compile(
+        source(name), target=target, out=out, mcpu=mcpu, board=board, check=check, context=CONTEXT
+    )
     return out
 
 

@@ -171,7 +171,7 @@ def activated(tensors: Tensors, x: Value, scale: float) -> Value:
         (without_norm, 8, "quantize has no form"),
         (lambda t, x: activated(t, x, 1e4), 8, "too much for a table of sigmoid"),
         (lambda t, x: Silu(Add(x, Silu(x))), 8, "not of the residual stream"),
-        (lambda t, x: Linear(x, weight(t, "w", np.ones((3, 8))), None), 8, "linear has no form"),
+        (lambda t, x: Linear(x, weight(t, "w", np.ones((3, 8))), None), 8, "a dense head of"),
         (
             lambda t, x: head(t, x, columns=MOST_COLUMNS + 1),
             MOST_COLUMNS + 1,

@@ -133,7 +133,7 @@ extern "C" void top_three(const int32_t* sums, int length, int32_t* tokens) {
     static mmc::Sum given[4096];
     for (int i = 0; i < length; ++i) given[i] = sums[i];
     int found[3];
-    mmc::Sum best[3];
+    mmc::Logit best[3];
     mmc::top_tokens<3>(given, length, found, best);
     for (int k = 0; k < 3; ++k) tokens[k] = found[k];
 }
