@@ -77,8 +77,9 @@ class Estimate:
 
     @property
     def counts(self) -> str:
-        """What the counts are: the model is calibrated for UltraScale+ alone."""
-        return "derived" if "UltraScale+" in self.board.device else "projected"
+        """What the counts are: the model is calibrated for UltraScale+, without attention."""
+        calibrated = "UltraScale+" in self.board.device and not self.attention.layers
+        return "derived" if calibrated else "projected"
 
     def record(self) -> dict[str, Any]:
         """Everything, each figure with what it is."""

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 
 import mmc
+from mmc.estimate import estimate_source, render
 from mmc.ir.evaluate import evaluate
 from mmc.ir.ops.attention import POSITION
 from mmc.targets.weights_file import WeightsFile
@@ -109,13 +110,17 @@ def test_a_full_cache_is_told() -> None:
 
 def test_what_a_board_makes_of_it() -> None:
     """A full cache costs cycles and bytes, and says that they are projected."""
-    found = written("bitnet").estimate()
+    found, found_in = written("bitnet").estimate(), artifact("bitnet", "fpga")
     unit, record = found.attention, found.record()
     kept = record["attention"]
     assert kept["cache_bytes"] == 2 * 2 * unit.groups * CONTEXT * unit.width * 2
     assert kept["label"] == record["label"]["cycles"] == "projected"
     assert record["bytes_per_token"] > kept["cache_bytes"]
     assert kept["tokens_per_second_of_an_empty_cache"] > record["tokens_per_second"]
+    page = render(estimate_source(str(found_in), "kv260", "8b5t", None))
+    assert f"with a full cache of {CONTEXT} positions, 0.03 MB (projected" in page
+    with pytest.raises(mmc.MmcError, match="is compiled for reference"):
+        estimate_source(str(artifact("bitnet", "reference")), "kv260", None, None)
 
 
 @pytest.mark.parametrize(
