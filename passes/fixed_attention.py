@@ -63,17 +63,22 @@ def _angles(op: Rotary) -> tuple[Value, Weight]:
 
 
 def _turns(self: Numbers, op: Rotary, frequencies: Weight) -> Weight:
-    """i16 [S, D]: D/2 cosines, D/2 sines; S is what the caches hold."""
+    """i16 [S, D]: D/2 cosines, D/2 sines; S is what the caches hold.
+
+    Angles are those of f32, as the model has them; in f64 no processor rounds a cosine otherwise.
+    """
     caches = [found for found in self.graph if isinstance(found, CacheAppend)]
     if not caches:
         raise refusal("turns something that goes into no cache", op)
     (context,) = static_shape(caches[0].type.shape[2:3])
-    angles = np.arange(context, dtype=np.float32)[:, None] * np.asarray(
-        self.ranges.floats(frequencies), np.float32
-    )
-    both = np.concatenate([np.cos(angles), np.sin(angles)], axis=1)
-    turns = np.rint(both * np.float32(1 << TURN)).astype(np.int16)
-    return self.integers.derived(f"{frequencies.name}.turns", DType.I16, lambda: turns)
+
+    def turns() -> np.ndarray:
+        floats = np.asarray(self.ranges.floats(frequencies), np.float32)
+        angles = (np.arange(context, dtype=np.float32)[:, None] * floats).astype(np.float64)
+        both = np.concatenate([np.cos(angles), np.sin(angles)], axis=1)
+        return np.rint(both * (1 << TURN)).astype(np.int16)
+
+    return self.integers.derived(f"{frequencies.name}.turns", DType.I16, turns)
 
 
 def append(self: Numbers, op: CacheAppend) -> Number | None:
