@@ -52,7 +52,8 @@ def test_training_gains_over_rounding(way: str) -> None:
     [
         *((way, "cpu") for way in WAYS),
         ("hybrid", "reference"),
-        *(pytest.param(way, "fpga", marks=pytest.mark.slow) for way in WAYS),
+        pytest.param("ternary", "fpga", marks=pytest.mark.slow),
+        pytest.param("matmul-free", "fpga", marks=pytest.mark.slow),
     ],
 )
 def test_compiled_model_has_the_perplexity_that_training_reports(way: str, target: str) -> None:
