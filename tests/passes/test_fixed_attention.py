@@ -55,7 +55,9 @@ def test_nothing_comes_near_its_width(name: str) -> None:
         for op in graph.inputs
         if op.name in graph.states
     }
-    bits = {FixedAdd: 27, FixedProduct: 27, FixedRotary: 18, FixedNarrow: 16, FixedAttention: 27}
+    bits: dict[type[Op], int] = {
+        FixedAdd: 27, FixedProduct: 27, FixedRotary: 18, FixedNarrow: 16, FixedAttention: 27
+    }  # fmt: skip
     seen: set[type[Op]] = set()
 
     def observe(op: Op, made: tuple[np.ndarray, ...]) -> tuple[np.ndarray, ...]:
