@@ -50,7 +50,10 @@ def blocks(chosen: Settings, sections: tuple[str, ...]) -> Iterator[tuple[str, l
     foot = ["", machine.described(chosen), "", "```", command, "```"]
     for name in names(sections, chosen.models):
         section, _, shape = name.partition(" ")
-        lines = BY_SHAPE[section](chosen, shape) if shape else ONCE[section](chosen)
+        if shape:
+            lines = [f"### {shape.upper()}", "", *BY_SHAPE[section](chosen, shape)]
+        else:
+            lines = ONCE[section](chosen)
         yield name, [*lines, *foot]
 
 
