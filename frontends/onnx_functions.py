@@ -7,6 +7,7 @@ reference has them; everything else of a quantiser is float32.
 
 from __future__ import annotations
 
+from mmc.frontends.onnx_attention import ATTENTION_FUNCTIONS
 from mmc.ir.ops.pointwise import ROUNDINGS
 
 OPSET = 20
@@ -159,6 +160,7 @@ FUNCTIONS: dict[str, str] = {
     "Round_half_up": _ROUND_HALF_UP,
     "TakePosition": _TAKE_POSITION,
     "ConvWindow": _CONV_WINDOW,
+    **ATTENTION_FUNCTIONS,
     **{
         f"Quantize_{rounding}_{granularity}": _quantize(rounding, granularity)
         for rounding in ROUNDINGS

@@ -27,6 +27,7 @@ from mmc.frontends.operands import Unsupported
 from mmc.frontends.tokenizer_files import tokenizer_of
 from mmc.ir.graph import Graph, graph_of
 from mmc.ir.op import Value
+from mmc.ir.ops.attention import CacheAppend
 from mmc.ir.ops.source import Input
 from mmc.ir.types import Dim, DType, TensorType, parse_dim, symbol
 
@@ -165,7 +166,14 @@ def _imported(
         tokenizer=tokenizer_of(path.parent),
         vocab_size=vocabulary if isinstance(vocabulary, int) else None,
         eos_token_ids=eos,
+        context=_context(graph),
     )
+
+
+def _context(graph: Graph) -> int | None:
+    """The positions that every cache of the graph holds; None where there is none."""
+    sizes = [op.type.shape[2] for op in graph.ops if isinstance(op, CacheAppend)]
+    return min((size for size in sizes if isinstance(size, int)), default=None)
 
 
 def _is_language_model(graph: Graph, states: set[str]) -> bool:

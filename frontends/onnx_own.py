@@ -7,6 +7,7 @@ from __future__ import annotations
 from mmc.frontends.onnx_call import Call, Operand, Translate
 from mmc.frontends.onnx_functions import GRANULARITIES
 from mmc.frontends.operands import Unsupported
+from mmc.ir.ops.attention import Attention, CacheAppend, Rotary
 from mmc.ir.ops.norm import MeanSquare, RmsNorm, RmsStatistic
 from mmc.ir.ops.pointwise import ROUNDINGS, Round
 from mmc.ir.ops.recurrence import ConvWindow
@@ -41,12 +42,19 @@ def _factored_quantize(rounding: str) -> Translate:
     return translate
 
 
+def _attention(call: Call) -> Attention:
+    return Attention(*(call.value(i) for i in range(4)), float(call.attribute("scale")))
+
+
 TABLE: dict[str, Translate] = {
+    "mmc.Attention": _attention,
+    "mmc.CacheAppend": lambda call: CacheAppend(*(call.value(i) for i in range(4))),
     "mmc.ConvWindow": lambda call: ConvWindow(call.value(0), call.value(1), call.value(2)),
     "mmc.MeanSquare": lambda call: MeanSquare(call.value(0)),
     "mmc.RmsNorm": lambda call: RmsNorm(call.value(0), None, _eps(call, 1)),
     "mmc.RmsNormGain": lambda call: RmsNorm(call.value(0), call.value(1), _eps(call, 2)),
     "mmc.RmsStatistic": lambda call: RmsStatistic(call.value(0), _eps(call, 1)),
+    "mmc.Rotary": lambda call: Rotary(call.value(0), call.value(1), call.value(2)),
     "mmc.TakePosition": lambda call: TakePosition(call.value(0), call.value(1)),
     **{
         f"mmc.Round_{mode}": (lambda call, mode=mode: Round(call.value(), mode))

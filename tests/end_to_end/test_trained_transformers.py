@@ -18,15 +18,20 @@ from __future__ import annotations
 
 import json
 import os
+from collections.abc import Mapping
 from functools import cache, partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+import onnx
+import onnxruntime
 import pytest
 import torch
 from safetensors.numpy import load_file
 
 import mmc
+from mmc.export import export
 from mmc.frontends.checkpoint import read_store
 from mmc.frontends.i2s import I2sLayout, choose_layout
 from tests.folders import workspace
@@ -155,6 +160,43 @@ def test_one_activation_is_between_exact_arithmetic_and_the_golden_logits() -> N
     assert errors(other, wanted).max() <= 1e-6
     ours = model("bitnet-17m", "bfloat16").forward(golden("bitnet-17m")["input_ids"][:1, :4])[0]
     assert errors(ours, plain)[:3].max() <= 1e-6
+
+
+@pytest.mark.parametrize(
+    ("name", "exact", "bound"), [("llama-17m", 128, 1e-5), ("bitnet-17m", 2, 0.02)]
+)
+def test_logits_of_the_exported_model(
+    name: str, exact: int, bound: float, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """`mmc export`, run by onnxruntime: a whole prompt, and token by token."""
+    own, ids = model(name, "bfloat16"), golden(name)["input_ids"][:1]
+    export(own.artifact.path, tmp_path / "model.onnx")
+    onnx.checker.check_model(str(tmp_path / "model.onnx"), full_check=True)
+    session = onnxruntime.InferenceSession(str(tmp_path / "model.onnx"))
+    empty = own.empty_state(1).arrays
+
+    def run(ids: np.ndarray, state: Mapping[str, np.ndarray]) -> tuple[np.ndarray, Any]:
+        logits, *new = session.run(
+            None, {"ids": ids, "lengths": np.array([ids.shape[1]]), **state}
+        )  # fmt: skip
+        return logits[0], dict(zip(state, new, strict=True))
+
+    whole, _ = run(ids, empty)
+    state, steps = empty, []
+    for t in range(ids.shape[1]):
+        logits, state = run(ids[:, t : t + 1], state)
+        steps.append(logits)
+    wanted = {
+        "golden": golden(name)["logits_fp32"],
+        "the CPU target": own.forward(ids)[0],
+        "token by token": np.concatenate(steps),
+    }
+    with capsys.disabled():
+        for who, logits in wanted.items():
+            error = errors(whole, logits)
+            print(f"\n{name}, {who}: {error[:4].max():.1e}, {error.max():.1e}", end="")
+            assert error[: 128 if who == "token by token" else exact].max() <= 1e-5
+            assert error.max() <= bound
 
 
 @pytest.mark.parametrize("layout", ["128", "rows"])
