@@ -105,9 +105,31 @@ Attention <scale> (q, keys, values, position) => (y) {
   y = Transpose <perm: ints = [0, 2, 1, 3]> (split)
 }
 """
+_ATTENTION_CODES = """
+AttentionCodes <scale> (q, key_codes, key_steps, value_codes, value_steps, position) => (y) {
+  axis_0 = Constant <value_ints: ints = [0]> ()
+  axis_2 = Constant <value_ints: ints = [2]> ()
+  count = Shape <start: int = 1, end: int = 2> (q)
+  newest = ReduceMax <keepdims: int = 0> (position)
+  grown = Add (newest, count)
+  kc = Slice (key_codes, axis_0, grown, axis_2)
+  ks = Slice (key_steps, axis_0, grown, axis_2)
+  vc = Slice (value_codes, axis_0, grown, axis_2)
+  vs = Slice (value_steps, axis_0, grown, axis_2)
+  zero = Constant <value_float: float = 128.0> ()
+  kf = Cast <to: int = 1> (kc)
+  vf = Cast <to: int = 1> (vc)
+  kd = Sub (kf, zero)
+  vd = Sub (vf, zero)
+  keys = Mul (kd, ks)
+  values = Mul (vd, vs)
+  y = mmc.Attention <scale: float = @scale> (q, keys, values, position)
+}
+"""
 
 ATTENTION_FUNCTIONS = {
     "Rotary": _ROTARY,
     "CacheAppend": _CACHE_APPEND,
     "Attention": _ATTENTION,
+    "AttentionCodes": _ATTENTION_CODES,
 }

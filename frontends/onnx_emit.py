@@ -18,7 +18,18 @@ from mmc.frontends.onnx_call import DTYPES
 from mmc.frontends.onnx_writer import Writer
 from mmc.frontends.operands import Unsupported
 from mmc.ir.op import Op
-from mmc.ir.ops import attention, linear, logic, norm, pointwise, recurrence, reduce, shape, source, ternary
+from mmc.ir.ops import (
+    attention,
+    linear,
+    logic,
+    norm,
+    pointwise,
+    recurrence,
+    reduce,
+    shape,
+    source,
+    ternary,
+)
 from mmc.ir.ops.catalog import OPERATIONS
 from mmc.ir.ops.ternary import AbsMax
 from mmc.ir.types import DType
@@ -247,6 +258,7 @@ TABLE: dict[type[Op], Emit] = {
     recurrence.ConvWindow: lambda w, op, x: w.own("ConvWindow", *x)[0],
     attention.Rotary: lambda w, op, x: w.own("Rotary", *x)[0],
     attention.CacheAppend: lambda w, op, x: w.own("CacheAppend", *x)[0],
+    attention.AttentionCodes: lambda w, op, x: w.own("AttentionCodes", *x, scale=op.scale)[0],
     attention.Attention: lambda w, op, x: w.own("Attention", *x, scale=op.scale)[0],
     recurrence.Kernel: lambda w, op, x: w.inline(op.body, x),
 }

@@ -177,6 +177,6 @@ def with_callees(names: set[str]) -> list[str]:
     """These functions and those that they call, callees first."""
     found: dict[str, None] = {}
     for name in sorted(names):
-        called = {word for word in FUNCTIONS if f"= mmc.{word} (" in FUNCTIONS[name]}
+        called = {word for word in FUNCTIONS if f"= mmc.{word} " in FUNCTIONS[name]}
         found |= dict.fromkeys([*with_callees(called), name])
     return list(found)

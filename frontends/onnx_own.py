@@ -7,7 +7,7 @@ from __future__ import annotations
 from mmc.frontends.onnx_call import Call, Operand, Translate
 from mmc.frontends.onnx_functions import GRANULARITIES
 from mmc.frontends.operands import Unsupported
-from mmc.ir.ops.attention import Attention, CacheAppend, Rotary
+from mmc.ir.ops.attention import Attention, AttentionCodes, CacheAppend, Rotary
 from mmc.ir.ops.norm import MeanSquare, RmsNorm, RmsStatistic
 from mmc.ir.ops.pointwise import ROUNDINGS, Round
 from mmc.ir.ops.recurrence import ConvWindow
@@ -46,8 +46,13 @@ def _attention(call: Call) -> Attention:
     return Attention(*(call.value(i) for i in range(4)), float(call.attribute("scale")))
 
 
+def _attention_codes(call: Call) -> AttentionCodes:
+    return AttentionCodes(*(call.value(i) for i in range(6)), float(call.attribute("scale")))
+
+
 TABLE: dict[str, Translate] = {
     "mmc.Attention": _attention,
+    "mmc.AttentionCodes": _attention_codes,
     "mmc.CacheAppend": lambda call: CacheAppend(*(call.value(i) for i in range(4))),
     "mmc.ConvWindow": lambda call: ConvWindow(call.value(0), call.value(1), call.value(2)),
     "mmc.MeanSquare": lambda call: MeanSquare(call.value(0)),

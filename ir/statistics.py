@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from mmc.ir.graph import Graph, nested_graphs
 from mmc.ir.op import Op
-from mmc.ir.ops.attention import Attention
+from mmc.ir.ops.attention import Attention, AttentionCodes
 from mmc.ir.ops.linear import Linear, Matmul
 from mmc.ir.ops.norm import LayerNorm, MeanSquare, RmsNorm, RmsStatistic
 from mmc.ir.ops.pointwise import Div, Exp, Mul, Pow, Sigmoid, Silu, Softplus, Square, Tanh
@@ -78,6 +78,8 @@ def statistics(graph: Graph, **symbols: int) -> Statistics:
                 dense += size * number(op.x.type.shape[-1])
             case Attention():  # of a full cache
                 dense += 2 * size * number(op.keys.type.shape[2])
+            case AttentionCodes():
+                dense += 2 * size * number(op.key_codes.type.shape[2])
             case CausalConv():
                 elementwise += size * number(op.w.type.shape[1])
             case _:

@@ -36,6 +36,7 @@ def compile(
     target_tps: float | None = None,
     context: int | None = None,
     i2s: str | None = None,
+    kv_cache: str | None = None,
     check: bool = False,
     no_fallback: bool = False,
     require_matmul_free: bool = False,
@@ -57,6 +58,7 @@ def compile(
     context: how many positions the caches of a Transformer hold; None for at most 4096.
     i2s: which trits share a byte in a GGUF file with I2_S matrices: "128", "64" or "rows"; None
     tells it by the values.
+    kv_cache: "int8" keeps what attention remembers in 8 bits a number; None in float32.
     check: run every pass's graphs before and after on probe inputs, and every kernel.
     Raises MmcError; nothing half-written stays.  For the target fpga the result is a `FpgaModel`.
     """
@@ -77,6 +79,7 @@ def compile(
         target_tps=target_tps,
         context=context,
         i2s=i2s,
+        kv_cache=kv_cache,
     )
     made = compile_source(source, folder, options, progress, example_inputs, dynamic_shapes)
     return _FACES.get(made.manifest["target"], Artifact)(made.path, made.manifest)

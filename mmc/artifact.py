@@ -27,6 +27,7 @@ from typing import TYPE_CHECKING, Any, cast
 
 from mmc.errors import MmcError
 from mmc.ir.graph import Graph
+from mmc.ir.ops.attention import AttentionCodes, CacheAppend
 from mmc.ir.ops.source import Weight
 from mmc.ir.statistics import bind_all, statistics
 from mmc.ir.tensors import Tensors
@@ -148,6 +149,14 @@ def _manifest(
     }
 
 
+def _kv_cache(graph: Graph) -> str | None:
+    """In what the caches of attention hold numbers; None where there are none."""
+    kinds = {type(op) for op in graph if isinstance(op, CacheAppend | AttentionCodes)}
+    if not kinds:
+        return None
+    return "int8" if AttentionCodes in kinds else "float32"
+
+
 def _sizes(contents: Contents, weights: Sequence[Weight]) -> dict[str, Any]:
     """Bytes and multiplications, counted from the final graph for one token of one sequence."""
     forward = contents.entries["forward"]
@@ -163,6 +172,7 @@ def _sizes(contents: Contents, weights: Sequence[Weight]) -> dict[str, Any]:
         "ternary_weights": trits,
         "bits_per_ternary_weight": round(8 * packed_bytes / trits, 4) if trits else None,
         "state_bytes_per_sequence": state_bytes,
+        "kv_cache": _kv_cache(contents.imported.graph),
         "per_token": {
             "ternary_additions": counted.ternary_additions,
             "dense_multiplications": counted.dense_multiplications,

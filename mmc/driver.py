@@ -17,6 +17,7 @@ from mmc.errors import MmcError
 from mmc.ir.graph import Graph
 from mmc.ir.ops.attention import POSITION
 from mmc.ir.types import static_shape
+from mmc.kv_cache import KV_CACHES, with_int8_caches
 from mmc.layers import Layer, Recurrence, doubtful_scales, linear_layers, recurrences
 from mmc.passes.base import Pass
 from mmc.passes.check import PassCheck, check_pass
@@ -59,6 +60,7 @@ class CompileOptions:
     target_tps: float | None = None
     context: int | None = None
     i2s: str | None = None
+    kv_cache: str | None = None
 
     @property
     def build(self) -> BuildOptions:
@@ -106,6 +108,8 @@ def compile_model(
     target = _usable_target(options)
     if options.embedding:
         imported = in_fewer_bits(imported, options.embedding)
+    if options.kv_cache:
+        imported = with_int8_caches(imported)
     done = analyse(imported, progress)
     _refuse(done, options)
     manager = done.manager
@@ -156,6 +160,12 @@ def refuse_early(out: Path, options: CompileOptions) -> None:
         raise MmcError(
             f"no kind {options.embedding!r}", "--embedding", f"one of {', '.join(EMBEDDINGS)}"
         )
+    if options.kv_cache not in (None, *target.capabilities.kv_caches):
+        known = ", ".join(target.capabilities.kv_caches)
+        problem = f"no kind {options.kv_cache!r}"
+        if options.kv_cache in KV_CACHES:
+            problem = f"target {target.name} has no caches in {options.kv_cache}"
+        raise MmcError(problem, "--kv-cache", f"one of {known}" if known else "leave it out")
     if options.print_after not in (None, "all", *PASSES):
         raise _no_such_pass(options.print_after)
     if options.tuning is not None:
@@ -272,6 +282,8 @@ def probe_inputs(imported: Imported, graph: Graph, seed: int = 0) -> dict[str, n
             low, high = 0, imported.vocab_size or 8
             if op.name == "lengths":
                 low, high = 1, probe["ids"].shape[1] + 1
+            if dtype == np.uint8:
+                low, high = 0, 256
             if op.name == POSITION and imported.context:
                 low, high = 0, max(1, min(100, imported.context - sizes["T"]))
             probe[op.name] = np.asarray(random.integers(low, high, shape), dtype)

@@ -101,5 +101,6 @@ def _sizes(sizes: Mapping[str, Any]) -> list[str]:
         f"{sizes['ternary_weights']} ternary weights at {bits} bits each"
         if bits
         else "no ternary weights",
-        f"state {in_bytes(sizes['state_bytes_per_sequence'])} per sequence",
+        f"state {in_bytes(sizes['state_bytes_per_sequence'])} per sequence"
+        + (f", caches in {kind}" if (kind := sizes.get("kv_cache")) else ""),
     ]

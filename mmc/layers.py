@@ -12,7 +12,7 @@ import numpy as np
 from mmc.ir.evaluate import value_of
 from mmc.ir.graph import Graph
 from mmc.ir.op import Op, Value, producer
-from mmc.ir.ops.attention import Attention
+from mmc.ir.ops.attention import Attention, AttentionCodes
 from mmc.ir.ops.linear import Linear, Matmul
 from mmc.ir.ops.pointwise import Add, Cast, Div, Mul
 from mmc.ir.ops.recurrence import LinearRecurrence, Scan
@@ -66,7 +66,7 @@ def linear_layers(graph: Graph, tensors: Tensors, steps: Sequence[Step]) -> list
             found.append(
                 _dense(op, why_dense(op) if known else reasons.get(place(op), why_dense(op)))
             )
-        elif isinstance(op, Matmul | Attention):
+        elif isinstance(op, Matmul | Attention | AttentionCodes):
             found.append(_dense(op, "a product of two activations"))
     return found
 

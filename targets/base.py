@@ -54,6 +54,8 @@ class Capabilities:
     """True where code is made for a board, which `--board` names."""
     embedding_memories: tuple[str, ...] = ("device",)
     """Where tables may lie of which a step reads rows: on the "device", or the "host" beside it."""
+    kv_caches: tuple[str, ...] = ()
+    """What `--kv-cache` takes; empty where caches of attention, if any, are in float32 alone."""
     stored_layout: str | None = None
     """The layout of matrices in weights.safetensors, where `--weights` names codes of another kind.
     """

@@ -32,6 +32,7 @@ class ReferenceTarget(Target):
         "the interpreter in numpy: slow, runs every operation",
         ("2bit", "1.67bit", "1.6bit"),
         kernels=False,
+        kv_caches=("int8",),
     )
 
     def build(

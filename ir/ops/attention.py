@@ -4,6 +4,9 @@ A cache [B, G, S, D] is a state: G groups of heads share its keys or values, S i
 context, and a second state i64[B] says how many positions of each sequence it holds.  What lies
 behind them is no part of the state.  A prompt and a single token are the same operations, with
 T positions or one.
+
+A cache may hold codes of 8 bits, with a cache of steps [B, G, S, 1] beside it: a number is
+(code - `ZERO`) * step.
 """
 
 from __future__ import annotations
@@ -17,6 +20,9 @@ from mmc.ir.types import DType, TensorType
 
 POSITION = "position"
 """The state i64[B] of a language model with caches: how many positions they hold."""
+
+ZERO = 128
+"""The code of zero: unsigned, because the rows of int8 tensors are padded in memory."""
 
 
 class Rotary(Op, mnemonic="rotary"):
@@ -78,6 +84,31 @@ class CacheAppend(Op, mnemonic="cache_append"):
         return y
 
 
+def _check_heads(op: Op, q: TensorType, keys: TensorType, position: TensorType) -> None:
+    """Raise VerifyError where heads do not fit caches of keys [B, G, S, D]."""
+    op.require(q.rank == 4 and q.dtype is DType.F32, f"q must be f32[B, T, heads, D]: {q}")
+    fits = keys.rank == 4 and keys.shape[0] == q.shape[0] and keys.shape[3] == q.shape[3]
+    op.require(fits, f"keys are {keys}, q is {q}")
+    heads, groups = q.shape[2], keys.shape[1]
+    whole = isinstance(heads, int) and isinstance(groups, int) and heads % groups == 0
+    op.require(whole, f"{heads} heads cannot share {groups} groups")
+    op.require(position == TensorType(DType.I64, q.shape[:1]), f"position is {position}")
+
+
+def _attended(
+    q: np.ndarray, keys: np.ndarray, values: np.ndarray, position: np.ndarray, scale: float
+) -> np.ndarray:
+    """One position of one head at a time."""
+    y = np.zeros_like(q)
+    each = q.shape[2] // keys.shape[1]
+    for b, t, h in np.ndindex(*q.shape[:3]):
+        past = slice(0, position[b] + t + 1)
+        scores = keys[b, h // each, past] @ q[b, t, h] * np.float32(scale)
+        weights = np.exp(scores - scores.max())
+        y[b, t, h] = weights / weights.sum() @ values[b, h // each, past]
+    return y
+
+
 class Attention(Op, mnemonic="attention"):
     """y[b, t, h] = sum over s of p[s] * values[b, g, s], for s from 0 to position[b] + t.
 
@@ -94,25 +125,50 @@ class Attention(Op, mnemonic="attention"):
 
     def infer(self) -> TensorType:
         q, keys, values = self.q.type, self.keys.type, self.values.type
-        self.require(q.rank == 4 and q.dtype is DType.F32, f"q must be f32[B, T, heads, D]: {q}")
-        fits = keys == values and keys.rank == 4 and keys.dtype is DType.F32
-        fits = fits and keys.shape[0] == q.shape[0] and keys.shape[3] == q.shape[3]
-        self.require(fits, f"keys are {keys}, values are {values}, q is {q}")
-        heads, groups = q.shape[2], keys.shape[1]
-        whole = isinstance(heads, int) and isinstance(groups, int) and heads % groups == 0
-        self.require(whole, f"{heads} heads cannot share {groups} groups")
-        position = self.position.type
-        self.require(position == TensorType(DType.I64, q.shape[:1]), f"position is {position}")
+        same = keys == values and keys.dtype is DType.F32
+        self.require(same, f"keys are {keys}, values are {values}, q is {q}")
+        _check_heads(self, q, keys, self.position.type)
         return q
 
     def reference(
         self, q: np.ndarray, keys: np.ndarray, values: np.ndarray, position: np.ndarray
     ) -> np.ndarray:
-        y = np.zeros_like(q)
-        each = q.shape[2] // keys.shape[1]
-        for b, t, h in np.ndindex(*q.shape[:3]):
-            past = slice(0, position[b] + t + 1)
-            scores = keys[b, h // each, past] @ q[b, t, h] * np.float32(self.scale)
-            weights = np.exp(scores - scores.max())
-            y[b, t, h] = weights / weights.sum() @ values[b, h // each, past]
-        return y
+        return _attended(q, keys, values, position, self.scale)
+
+
+class AttentionCodes(Op, mnemonic="attention_codes"):
+    """`attention` over caches of codes: keys = (key_codes - 128) * key_steps, values likewise.
+
+    codes u8[B, G, S, D], steps f32[B, G, S, 1]: one for each group and position.
+    """
+
+    q: Value
+    key_codes: Value
+    key_steps: Value
+    value_codes: Value
+    value_steps: Value
+    position: Value
+    scale: float
+
+    def infer(self) -> TensorType:
+        keys, steps = self.key_codes.type, self.key_steps.type
+        self.require(keys.dtype is DType.U8 and keys.rank == 4, f"codes are {keys}, not u8")
+        self.require(keys == self.value_codes.type, f"codes are {keys}, {self.value_codes.type}")
+        wanted = TensorType(DType.F32, (*keys.shape[:-1], 1))
+        same = steps == self.value_steps.type == wanted
+        self.require(same, f"steps are {steps} and {self.value_steps.type}, not {wanted}")
+        _check_heads(self, self.q.type, keys, self.position.type)
+        return self.q.type
+
+    def reference(
+        self,
+        q: np.ndarray,
+        key_codes: np.ndarray,
+        key_steps: np.ndarray,
+        value_codes: np.ndarray,
+        value_steps: np.ndarray,
+        position: np.ndarray,
+    ) -> np.ndarray:
+        keys = (key_codes.astype(np.float32) - ZERO) * key_steps
+        values = (value_codes.astype(np.float32) - ZERO) * value_steps
+        return _attended(q, keys, values, position, self.scale)

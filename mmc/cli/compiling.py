@@ -56,6 +56,10 @@ def compile_command(
     i2s: Annotated[
         str | None, typer.Option(help="Trits that share a byte of I2_S in GGUF: 128, 64 or rows.")
     ] = None,
+    kv_cache: Annotated[
+        str | None,
+        typer.Option(help="int8 keeps the caches of attention in 8 bits: less memory, lossy."),
+    ] = None,
     no_fallback: Annotated[
         bool, typer.Option("--no-fallback", help="Fail where a part would take a slow path.")
     ] = False,
@@ -72,7 +76,7 @@ def compile_command(
     folder = out or Path(f"{checkpoint.resolve().name}-{target.replace(':', '-')}")
     options = CompileOptions(
         target, weights, check, no_fallback, require_matmul_free, dump_ir, print_after, mcpu,
-        embedding, tuning, board, target_tps, context, i2s,
+        embedding, tuning, board, target_tps, context, i2s, kv_cache,
     )  # fmt: skip
     with Bar() as bar:
         artifact = compile_source(checkpoint, folder, options, bar)
@@ -93,6 +97,7 @@ def summary(manifest: Any) -> str:
         f"{manifest['target']}, {ternary} of {len(layers)} linear layers ternary, "
         f"weights {in_bytes(sizes['weight_bytes_total'])}{packed}, "
         f"state {in_bytes(sizes['state_bytes_per_sequence'])} per sequence"
+        + (", caches in int8" if sizes["kv_cache"] == "int8" else "")
     )
 
 

@@ -41,6 +41,7 @@ class CpuTarget(Target):
         kernels=True,
         sums_states=1024,
         widens=True,
+        kv_caches=("int8",),
     )
 
     def problems(self) -> list[str]:

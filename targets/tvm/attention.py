@@ -11,7 +11,8 @@ A task has some positions of the heads that share a group.  It goes over the cac
 to which a new block is added after the old ones were scaled by exp(old top - top) (the online
 softmax of arXiv:1805.02867, as FlashAttention uses it).  A row's blocks begin at position 0 and end
 with its own position, whatever the other rows do: a token alone gets the bits that it gets within
-a prompt.  Bound: reading the cache where there is one token, arithmetic in a prompt.
+a prompt.  Codes of 8 bits are widened as they are read.  Bound: reading the cache where there is one
+token, arithmetic in a prompt.
 """
 
 from __future__ import annotations
@@ -25,11 +26,11 @@ from typing import Any
 from tvm.script.ir_builder import tirx as T
 
 from mmc.ir.graph import Graph
-from mmc.ir.op import Op
-from mmc.ir.ops.attention import Attention, CacheAppend
+from mmc.ir.op import Op, Value
+from mmc.ir.ops.attention import ZERO, Attention, AttentionCodes, CacheAppend
 from mmc.ir.ops.source import Input
 from mmc.ir.types import DType, SymbolicDim, static_shape
-from mmc.targets.tvm.elementary import exp, hold, number, spread
+from mmc.targets.tvm.elementary import convert, exp, hold, number, spread
 from mmc.targets.tvm.fold import LANES, for_columns, lane_total, register, serial
 from mmc.targets.tvm.host import Kernel, make_kernel
 from mmc.targets.tvm.memory import STORED, Place, as_expression, size_of
@@ -46,8 +47,10 @@ PARALLEL_WORK = 1 << 18
 
 
 def has_kernel(body: Graph) -> bool:
-    """Whether the body is one operation that has a kernel here."""
+    """Whether the body is one operation that has a kernel here, over floats."""
     op = lone_op(body)
+    if isinstance(op, AttentionCodes):
+        return False  # a target that has it lists the module `attention_codes`
     if isinstance(op, CacheAppend) and op.type.dtype is DType.I8:
         return False  # the rows of int8 tensors are padded
     return op is not None and type(op) in _WRITE and all(isinstance(v, Input) for v in op.operands)
@@ -117,8 +120,16 @@ def _copy(
 
 
 def _attention(op: Attention, places: Mapping[Any, Place], out: Place) -> None:
+    _run_tasks(_Work(op, places, out, op.keys, op.values))
+
+
+def _attention_codes(op: AttentionCodes, places: Mapping[Any, Place], out: Place) -> None:
+    _run_tasks(_CodeWork(op, places, out, op.key_codes, op.value_codes))
+
+
+def _run_tasks(work: _Work) -> None:
     """The tasks: tiles of positions of each group of each sequence."""
-    work = _Work(op, places, out)
+    op, places, out = work.op, work.places, work.out
     sequences, steps = (as_expression(size_of(n, out.symbols)) for n in op.type.shape[:2])
     groups = T.int64(work.groups)
     tiles = T.Bind(T.ceildiv(steps, TILE))
@@ -141,16 +152,18 @@ def _attention(op: Attention, places: Mapping[Any, Place], out: Place) -> None:
 
 @dataclass
 class _Work:
-    op: Attention
+    op: Attention | AttentionCodes
     places: Mapping[Any, Place]
     out: Place
+    key_cache: Value
+    value_cache: Value
 
     def __post_init__(self) -> None:
-        self.groups, self.held, self.width = static_shape(self.op.keys.type.shape[1:])
+        self.groups, self.held, self.width = static_shape(self.key_cache.type.shape[1:])
         heads = static_shape(self.op.q.type.shape[2:])[0]
         self.each = heads // self.groups
         self.q, self.keys, self.values = (
-            self.places[v] for v in (self.op.q, self.op.keys, self.op.values)
+            self.places[v] for v in (self.op.q, self.key_cache, self.value_cache)
         )
 
     def task(self, b: Any, g: Any, first: Any, last: Any) -> None:
@@ -213,11 +226,24 @@ class _Work:
         whole = self.width // LANES * LANES
         total: Any = number(0, "float32", LANES)
         for c in range(0, whole, LANES):
-            total = total + self.q.load((*at, c), LANES) * self.keys.load((*where, c), LANES)
+            key = self._number(self.keys, (*where, c), LANES)
+            total = total + self.q.load((*at, c), LANES) * key
         dot = lane_total(hold(total), lambda x, y: x + y)
         for c in range(whole, self.width):
-            dot = dot + self.q.load((*at, c), 1) * self.keys.load((*where, c), 1)
-        return dot * T.float32(self.op.scale)
+            dot = dot + self.q.load((*at, c), 1) * self._number(self.keys, (*where, c), 1)
+        return self._stepped(dot, where) * T.float32(self.op.scale)
+
+    def _number(self, cache: Place, at: tuple[Any, ...], lanes: int) -> Any:
+        """Columns of a cache, in units of the step of their row."""
+        return cache.load(at, lanes)
+
+    def _stepped(self, dot: Any, where: tuple[Any, ...]) -> Any:
+        """The product of a row of q and a row of numbers, times the step of that row's keys."""
+        return dot
+
+    def _weight(self, weight: Any, where: tuple[Any, ...]) -> Any:
+        """What the numbers of a row of values are multiplied by."""
+        return weight
 
     def _add_values(self, begin: tuple[Any, ...], count: Any, row: Any, scale: Any) -> None:
         """Scale the sums of a row and add the values of a block by their weights."""
@@ -230,9 +256,9 @@ class _Work:
             for c, lanes in pieces
         ]
         with serial(count) as s:
-            weight = T.Bind(self.scores[s])
+            weight = hold(self._weight(self.scores[s], (*group, first + s)))
             for (c, lanes), sum_ in zip(pieces, running, strict=True):
-                value = self.values.load((*group, first + s, c), lanes)
+                value = self._number(self.values, (*group, first + s, c), lanes)
                 T.buffer_store(sum_, sum_[0] + spread(weight, lanes) * value, [0])
         for (c, lanes), sum_ in zip(pieces, running, strict=True):
             where = row * self.width + c
@@ -253,4 +279,24 @@ class _Work:
         for_columns(self.width, columns(LANES), columns(1))
 
 
-_WRITE: dict[type, Callable[..., None]] = {CacheAppend: _append, Attention: _attention}
+class _CodeWork(_Work):
+    """Over codes u8: a number is (code - 128) * step."""
+
+    def _number(self, cache: Place, at: tuple[Any, ...], lanes: int) -> Any:
+        code = convert(cache.load(at, lanes), "float32")
+        return hold(code - number(ZERO, "float32", lanes))
+
+    def _stepped(self, dot: Any, where: tuple[Any, ...]) -> Any:
+        assert isinstance(self.op, AttentionCodes)
+        return dot * self.places[self.op.key_steps].load((*where, 0), 1)
+
+    def _weight(self, weight: Any, where: tuple[Any, ...]) -> Any:
+        assert isinstance(self.op, AttentionCodes)
+        return weight * self.places[self.op.value_steps].load((*where, 0), 1)
+
+
+_WRITE: dict[type, Callable[..., None]] = {
+    CacheAppend: _append,
+    Attention: _attention,
+    AttentionCodes: _attention_codes,
+}

@@ -24,7 +24,7 @@ from mmc.ir.ops.source import Weight
 from mmc.ir.packing import Layout
 from mmc.ir.types import Dim, numel, static_shape
 from mmc.targets.layout import ALIGNMENT, aligned
-from mmc.targets.tvm import attention, dense, rows, steps
+from mmc.targets.tvm import attention, attention_codes, dense, rows, steps
 from mmc.targets.tvm.host import Entry, Kernel, KernelCall, Pointer, Tensor, build, size_variable
 from mmc.targets.tvm.memory import size_of
 from mmc.targets.tvm.plan import (
@@ -44,7 +44,7 @@ EmitLinear = Callable[[Graph, str], Kernel]
 """Makes the kernel of a body that is a dense product, by a name."""
 
 
-SPECIAL = (attention, steps)
+SPECIAL = (attention, attention_codes, steps)
 """Modules with kernels for bodies of a form of their own."""
 
 

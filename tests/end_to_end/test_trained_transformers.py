@@ -18,6 +18,7 @@ from __future__ import annotations
 
 import json
 import os
+import sys
 from collections.abc import Mapping
 from functools import cache, partial
 from pathlib import Path
@@ -194,7 +195,7 @@ def test_logits_of_the_exported_model(
     with capsys.disabled():
         for who, logits in wanted.items():
             error = errors(whole, logits)
-            print(f"\n{name}, {who}: {error[:4].max():.1e}, {error.max():.1e}", end="")
+            sys.stdout.write(f"\n{name}, {who}: {error[:4].max():.1e}, {error.max():.1e}")
             assert error[: 128 if who == "token by token" else exact].max() <= 1e-5
             assert error.max() <= bound
 

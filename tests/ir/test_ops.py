@@ -689,6 +689,24 @@ for steps, start in ((1, (0, 8)), (4, (5, 0))):
     )
 
 
+def attended_codes(q: torch.Tensor, *given: torch.Tensor) -> torch.Tensor:
+    key_codes, key_steps, value_codes, value_steps, position = given
+    keys, values = (key_codes - 128.0) * key_steps, (value_codes - 128.0) * value_steps
+    return attended(q, keys, values, position)
+
+
+case(
+    attention.AttentionCodes,
+    lambda *given: attention.AttentionCodes(*given, scale=0.3),
+    (
+        normal(2, 3, 6, 4), *(RNG.integers(0, 256, (2, 2, 9, 4)).astype(np.uint8) if codes
+        else np.abs(normal(2, 2, 9, 1)) / 60 for codes in (True, False, True, False)),
+        np.array((5, 0), np.int64),
+    ),
+    attended_codes,
+)  # fmt: skip
+
+
 @pytest.mark.parametrize("each", all_cases())
 def test_numbers(each: Case) -> None:
     found = run(each.make, each.arrays)
@@ -866,6 +884,13 @@ NIBBLE_STEPS = given("s", 6, 2, dtype=DType.F16)
 IDX = given("i", B, dtype=I64)
 HEADS, ANGLE = given("q", B, T, 6, 8), given("c", B, T, 4)
 CACHE, NEW = given("k", B, 2, 16, 8), given("y", B, T, 2, 8)
+CODES, CODE_STEPS = given("c", B, 2, 16, 8, dtype=DType.U8), given("s", B, 2, 16, 1)
+
+
+def coded(codes: Value, steps: Value) -> attention.AttentionCodes:
+    return attention.AttentionCodes(HEADS, codes, steps, codes, steps, IDX, 0.5)
+
+
 STEPS = graph_of("step", {"h": given("h", B, 8)}, [given("h", B, 8), given("x", B, 8)])
 
 REFUSED: dict[str, list[tuple[Callable[[], Op], str]]] = {
@@ -1036,6 +1061,15 @@ REFUSED: dict[str, list[tuple[Callable[[], Op], str]]] = {
         (lambda: attention.Attention(given("q", B, T, 5, 8), CACHE, CACHE, IDX, 1.0), "5 heads"),
         (lambda: attention.Attention(HEADS, CACHE, CACHE, VECTOR, 1.0), "position is"),
     ],
+    "attention_codes": [
+        (lambda: coded(CACHE, CODE_STEPS), "not u8"),
+        (lambda: coded(CODES, CACHE), "steps are"),
+        (lambda: coded(CODES, given("s", B, 2, 16, 1, dtype=F16)), "steps are"),
+        (
+            lambda: coded(given("k", B, 5, 16, 8, dtype=DType.U8), given("s", B, 5, 16, 1)),
+            "6 heads",
+        ),
+    ],
     "kernel": [(lambda: recurrence.Kernel((X,), STEPS), "body takes")],
 }
 
@@ -1070,6 +1104,7 @@ ACCEPTED: list[tuple[Callable[[], Value], str]] = [
     (lambda: attention.Rotary(HEADS, ANGLE, ANGLE), "f32[B, T, 6, 8]"),
     (lambda: attention.CacheAppend(CACHE, NEW, IDX, IDX), "f32[B, 2, 16, 8]"),
     (lambda: attention.Attention(HEADS, CACHE, CACHE, IDX, 0.5), "f32[B, T, 6, 8]"),
+    (lambda: coded(CODES, CODE_STEPS), "f32[B, T, 6, 8]"),
 ]
 
 

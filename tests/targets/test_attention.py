@@ -9,7 +9,7 @@ import pytest
 
 from mmc.ir.evaluate import evaluate
 from mmc.ir.graph import Graph, graph_of
-from mmc.ir.ops.attention import Attention, CacheAppend
+from mmc.ir.ops.attention import Attention, AttentionCodes, CacheAppend
 from mmc.ir.types import DType
 from mmc.targets.tvm import attention, loader
 from tests.inputs import B, T, given
@@ -26,6 +26,19 @@ def attends(heads: int, groups: int, width: int) -> Graph:
     return graph_of("attention", {"y": y})
 
 
+def attends_to_codes(heads: int, groups: int, width: int) -> Graph:
+    q = given("q", B, T, heads, width)
+    caches = [
+        given(name, B, groups, HELD, columns, dtype=dtype)
+        for name, columns, dtype in (
+            ("keys", width, DType.U8), ("key_steps", 1, DType.F32),
+            ("values", width, DType.U8), ("value_steps", 1, DType.F32),
+        )
+    ]  # fmt: skip
+    y = AttentionCodes(q, *caches, given("position", B, dtype=DType.I64), width**-0.5)
+    return graph_of("attention_codes", {"y": y})
+
+
 def appends(groups: int, width: int) -> Graph:
     cache, x = given("cache", B, groups, HELD, width), given("x", B, T, groups, width)
     position, lengths = (given(n, B, dtype=DType.I64) for n in ("position", "lengths"))
@@ -36,6 +49,7 @@ SHAPES = [(1, 1, 2), (6, 2, 64), (4, 4, 16), (5, 1, 42), (2, 2, 128)]
 """Heads, groups, columns of a head."""
 BODIES = {
     **{f"attention {shape}": attends(*shape) for shape in SHAPES},
+    **{f"codes {shape}": attends_to_codes(*shape) for shape in SHAPES},
     **{f"append {shape}": appends(*shape[1:]) for shape in SHAPES},
 }
 
@@ -79,6 +93,22 @@ def arrays_for(
     }
 
 
+def codes_for(
+    shape: tuple[int, int, int], steps: int, position: list[int]
+) -> dict[str, np.ndarray]:
+    """The same heads, keys and values, in codes."""
+    arrays = arrays_for(shape, steps, position)
+    for name in ("keys", "values"):
+        floats = arrays[name]
+        step = np.abs(floats).max(-1, keepdims=True) / 127
+        arrays[name] = np.round(floats / step + 128).astype(np.uint8)
+        arrays[f"{name[:-1]}_steps"] = step.astype(np.float32)
+    return arrays
+
+
+GIVEN = {"attention": arrays_for, "codes": codes_for}
+
+
 def arrays_to_append(shape: tuple[int, int, int], position: list[int]) -> dict[str, np.ndarray]:
     """Twelve positions of one sequence, and five of another."""
     _, groups, width = shape
@@ -90,26 +120,28 @@ def arrays_to_append(shape: tuple[int, int, int], position: list[int]) -> dict[s
     }
 
 
+@pytest.mark.parametrize("kind", GIVEN)
 @pytest.mark.parametrize("shape", SHAPES)
 @pytest.mark.parametrize(
     ("steps", "position"), [(1, [0]), (1, [63, 149]), (17, [64, 0, 133]), (40, [110])]
 )
 def test_attention_is_the_interpreters(
-    shape: tuple[int, int, int], steps: int, position: list[int]
+    shape: tuple[int, int, int], steps: int, position: list[int], kind: str
 ) -> None:
-    arrays = arrays_for(shape, steps, position)
-    wanted = evaluate(BODIES[f"attention {shape}"], arrays)["y"]
-    found = run(f"attention {shape}", arrays)
+    arrays = GIVEN[kind](shape, steps, position)
+    wanted = evaluate(BODIES[f"{kind} {shape}"], arrays)["y"]
+    found = run(f"{kind} {shape}", arrays)
     np.testing.assert_allclose(found, wanted, 1e-5, 2e-6)
 
 
+@pytest.mark.parametrize("kind", GIVEN)
 @pytest.mark.parametrize("shape", SHAPES)
-def test_a_token_alone_is_a_token_in_a_prompt(shape: tuple[int, int, int]) -> None:
-    arrays = arrays_for(shape, 40, [70, 3])
-    whole = run(f"attention {shape}", arrays)
+def test_a_token_alone_is_a_token_in_a_prompt(shape: tuple[int, int, int], kind: str) -> None:
+    arrays = GIVEN[kind](shape, 40, [70, 3])
+    whole = run(f"{kind} {shape}", arrays)
     for t in range(40):
         alone = {**arrays, "q": arrays["q"][:, t : t + 1], "position": arrays["position"] + t}
-        assert np.array_equal(run(f"attention {shape}", alone)[:, 0], whole[:, t])
+        assert np.array_equal(run(f"{kind} {shape}", alone)[:, 0], whole[:, t])
 
 
 def test_threads_do_not_change_a_bit() -> None:
