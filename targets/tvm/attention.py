@@ -11,8 +11,8 @@ A task has some positions of the heads that share a group.  It goes over the cac
 to which a new block is added after the old ones were scaled by exp(old top - top) (the online
 softmax of arXiv:1805.02867, as FlashAttention uses it).  A row's blocks begin at position 0 and end
 with its own position, whatever the other rows do: a token alone gets the bits that it gets within
-a prompt.  Codes of 8 bits are widened as they are read.  Bound: reading the cache where there is one
-token, arithmetic in a prompt.
+a prompt.  Codes of 8 bits are widened as they are read.  Bound: reading the cache where there is
+one token, arithmetic in a prompt.
 """
 
 from __future__ import annotations

@@ -177,9 +177,9 @@ def test_logits_of_the_exported_model(
     empty = own.empty_state(1).arrays
 
     def run(ids: np.ndarray, state: Mapping[str, np.ndarray]) -> tuple[np.ndarray, Any]:
-        logits, *new = session.run(
-            None, {"ids": ids, "lengths": np.array([ids.shape[1]]), **state}
-        )  # fmt: skip
+        inputs = {"ids": ids, "lengths": np.array([ids.shape[1]]), **state}
+        made: Any = session.run(None, inputs)
+        logits, *new = made
         return logits[0], dict(zip(state, new, strict=True))
 
     whole, _ = run(ids, empty)

@@ -17,7 +17,7 @@ from mmc.frontends.onnx_export import export_onnx
 from mmc.ir.evaluate import evaluate
 from mmc.ir.graph import graph_of
 from mmc.ir.ops.attention import POSITION, Attention, CacheAppend, Rotary
-from mmc.ir.types import DType
+from mmc.ir.types import DType, static_shape
 from mmc.targets.reference import TARGET
 from tests.end_to_end.compiled import token_ids, workspace
 from tests.end_to_end.transformers import CONTEXT, artifact, model
@@ -108,13 +108,10 @@ def test_what_does_not_fit_in_a_cache_is_dropped(tmp_path: Path) -> None:
     graph = graph_of("main", outputs, inputs)
     path = tmp_path / "m.onnx"
     export_onnx(graph, {}, path, {})
-    sizes = {"B": 4, "T": 3}
-    arrays = {
-        op.name: RNG.standard_normal([sizes.get(str(d), d) for d in op.type.shape]).astype(F32)
-        for op in inputs
-    }
+    shapes = {op.name: static_shape(op.type.bind({"B": 4, "T": 3}).shape) for op in inputs}
+    arrays = {name: RNG.standard_normal(shape).astype(F32) for name, shape in shapes.items()}
     arrays |= {"position": np.array([0, 2, 4, 3]), "lengths": np.array([3, 1, 3, 0])}
-    made = session(path).run(None, arrays)
+    made: Any = session(path).run(None, arrays)
     wanted = evaluate(graph, arrays)
     again = interpreted(imported(path), *arrays.values())
     for found, same, (name, expected) in zip(made, again, wanted.items(), strict=True):
