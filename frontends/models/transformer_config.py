@@ -63,8 +63,9 @@ class Rope:
         theta = fields if own.absent("rope_theta") else own
         named = "type" if own.absent("rope_type") else "rope_type"
         kind = own.choice(named, ("default", "linear", "llama3"), "default")
-        if own.values.get("partial_rotary_factor", 1.0) != 1.0:
-            raise MmcError("'partial_rotary_factor' is not 1", own.source)
+        for given in (own, fields):
+            if given.values.get("partial_rotary_factor", 1.0) not in (1.0, None):
+                raise MmcError("'partial_rotary_factor' is not 1", given.source)
         stretched = kind != "default"
         rope = Rope(
             theta.real("rope_theta", 500000.0 if is_transformers_bitnet(fields) else 10000.0),
@@ -124,6 +125,7 @@ class TransformerConfig:
         fields = ConfigFields(values, source)
         bitnet, in_transformers = is_bitnet(fields), is_transformers_bitnet(fields)
         _refuse_other_bits(fields)
+        _refuse_window(fields)
         hidden, heads = fields.whole("hidden_size"), fields.whole("num_attention_heads")
         quantised, dense = _quantisation(fields)
         # Qwen2's layers have these biases by themselves, and no key for them.
@@ -189,6 +191,24 @@ def _refuse_other_bits(fields: ConfigFields) -> None:
     for key, known in (("weight_bits", 1), ("input_bits", 8)):
         if is_1bitllm(fields) and fields.whole(key, known) != known:
             raise MmcError(f"{key!r} is {fields.values[key]}, not {known}", fields.source)
+
+
+def _refuse_window(fields: ConfigFields) -> None:
+    """Qwen2's layers from `max_window_layers` on may see a window alone; Llama's never do."""
+    if fields.values.get("model_type") != "qwen2" or not fields.flag("use_sliding_window", False):
+        return
+    named = fields.values.get("layer_types")
+    if isinstance(named, list):
+        within = "sliding_attention" in cast(list[object], named)
+    else:
+        first = fields.whole("max_window_layers", 28, least=0)
+        within = first < fields.whole("num_hidden_layers")
+    window = fields.whole("sliding_window", 4096)
+    if within and window < fields.whole("max_position_embeddings", 2048):
+        raise MmcError(
+            f"'use_sliding_window': attention in a window of {window} is not known", fields.source,
+            f"with a 'max_position_embeddings' of {window} or less every position is seen",
+        )  # fmt: skip
 
 
 def _quantisation(fields: ConfigFields) -> tuple[bool, tuple[str, ...]]:

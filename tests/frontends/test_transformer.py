@@ -53,6 +53,20 @@ def test_graph_is_the_module(changes: Mapping[str, Any]) -> None:
     graph_is_the_module(module, ids, lengths, states)
 
 
+QWEN2_WINDOW: Mapping[str, Any] = {
+    "model_type": "qwen2", "use_sliding_window": True, "sliding_window": 4, "max_window_layers": 0,
+    "quantization_config": None,
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [{"use_sliding_window": False}, {"max_window_layers": 28}, {"sliding_window": 4096}],
+)
+def test_a_window_that_no_layer_has_is_none(changes: Mapping[str, Any]) -> None:
+    TransformerConfig.parse({**TINY, **QWEN2_WINDOW, **changes})
+
+
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
@@ -64,6 +78,13 @@ def test_graph_is_the_module(changes: Mapping[str, Any]) -> None:
         ({"rope_scaling": {"type": "yarn", "factor": 2.0}}, "'type' is 'yarn'"),
         ({"rope_scaling": {"rope_type": "linear"}}, "'factor' is None"),
         ({"rope_parameters": {"partial_rotary_factor": 0.5}}, "'partial_rotary_factor' is not 1"),
+        ({"partial_rotary_factor": 0.5}, "'partial_rotary_factor' is not 1"),
+        (QWEN2_WINDOW, "attention in a window of 4 is not known"),
+        ({**QWEN2_WINDOW, "max_window_layers": 1}, "attention in a window of 4 is not known"),
+        (
+            {**QWEN2_WINDOW, "max_window_layers": 9, "layer_types": ["sliding_attention"]},
+            "attention in a window of 4 is not known",
+        ),
         ({"architectures": ["BitnetForCausalLM"], "weight_bits": 2}, "'weight_bits' is 2, not 1"),
         ({"quantization_config": {"quant_method": "gptq"}}, "'quant_method' is 'gptq'"),
         (
