@@ -22,6 +22,7 @@ from mmc.targets.cuda.target import TARGET as CUDA
 from tests.end_to_end import compiled
 from tests.end_to_end.states import decode_is_prefill, pieces_are_the_prompt
 from tests.end_to_end.transformers import CONTEXT, golden, model, source
+from tests.folders import once
 from tests.frontends.onnx_models import error, session
 from tests.targets.test_attention import attends_to_codes
 
@@ -30,12 +31,13 @@ NAME = "bitnet"
 
 @cache
 def rounded(target: str) -> mmc.Model:
-    out = compiled.workspace() / f"kv-cache-{target}"
-    mcpu = "native" if target == "cpu" else None
-    mmc.compile(
-        source(NAME), target=target, out=out, mcpu=mcpu, context=CONTEXT, kv_cache="int8",
-    )  # fmt: skip
-    loaded = mmc.load(out)
+    def make(out: Path) -> object:
+        return mmc.compile(
+            source(NAME), target=target, out=out, context=CONTEXT, kv_cache="int8",
+            mcpu="native" if target == "cpu" else None,
+        )  # fmt: skip
+
+    loaded = mmc.load(once(f"kv-cache-{target}", make))
     assert isinstance(loaded, mmc.Model)
     return loaded
 

@@ -16,7 +16,7 @@ import mmc
 from mmc.frontends.models.hybrid_config import HybridConfig
 from mmc.nn import MatMulFreeLM
 from tests.end_to_end.compiled import ROOT
-from tests.folders import workspace
+from tests.folders import once
 
 MODELS = ROOT / "tests" / "data" / "transformers"
 NAMES = ("llama", "qwen2", "bitnet", "bitnet-packed", "llama-bitnet")
@@ -36,13 +36,15 @@ HYBRID: dict[str, Any] = {
 @cache
 def hybrid() -> Path:
     """A checkpoint of random weights, MatMul-free but for the attention of a layer."""
-    folder = workspace() / "hybrid"
+    return once("hybrid", _write_hybrid)
+
+
+def _write_hybrid(folder: Path) -> None:
     folder.mkdir()
     (folder / "config.json").write_text(json.dumps(HYBRID))
     torch.manual_seed(1)
     tensors = MatMulFreeLM(HybridConfig.parse(HYBRID)).state_dict()
     save_file({k: v.contiguous() for k, v in tensors.items()}, str(folder / "model.safetensors"))
-    return folder
 
 
 def source(name: str) -> Path:
@@ -59,14 +61,16 @@ def golden(name: str) -> dict[str, np.ndarray]:
 @cache
 def artifact(name: str, target: str) -> Path:
     """The folder of a compiled model; for this machine's processor alone, and one is checked."""
-    out = workspace() / f"transformer-{name}-{target}"
-    mcpu = "native" if target == "cpu" else None
-    board = "kv260" if target == "fpga" else None
-    check = (name, target) in (("bitnet", "cpu"), ("hybrid", "fpga"))
-    mmc.compile(
-        source(name), target=target, out=out, mcpu=mcpu, board=board, check=check, context=CONTEXT
-    )
-    return out
+
+    def make(out: Path) -> object:
+        return mmc.compile(
+            source(name), target=target, out=out, context=CONTEXT,
+            mcpu="native" if target == "cpu" else None,
+            board="kv260" if target == "fpga" else None,
+            check=(name, target) in (("bitnet", "cpu"), ("hybrid", "fpga")),
+        )  # fmt: skip
+
+    return once(f"transformer-{name}-{target}", make)
 
 
 @cache

@@ -19,8 +19,9 @@ from mmc.ir.graph import graph_of
 from mmc.ir.ops.attention import POSITION, Attention, CacheAppend, Rotary
 from mmc.ir.types import DType, static_shape
 from mmc.targets.reference import TARGET
-from tests.end_to_end.compiled import token_ids, workspace
+from tests.end_to_end.compiled import token_ids
 from tests.end_to_end.transformers import CONTEXT, artifact, model
+from tests.folders import once
 from tests.frontends.onnx_models import F32, RNG, error, imported, interpreted, session
 from tests.inputs import B, T, given
 
@@ -29,9 +30,7 @@ NAMES = ("qwen2", "bitnet", "hybrid")
 
 @cache
 def exported(name: str) -> Path:
-    path = workspace() / f"{name}-attention" / "model.onnx"
-    export(artifact(name, "reference"), path)
-    return path
+    return once(f"{name}-attention.onnx", lambda path: export(artifact(name, "reference"), path))
 
 
 @cache
