@@ -27,12 +27,12 @@ from typing import TYPE_CHECKING, Any, cast
 
 from mmc.errors import MmcError
 from mmc.ir.graph import Graph
-from mmc.ir.ops.attention import AttentionCodes, CacheAppend
-from mmc.ir.ops.source import Weight
+from mmc.ir.ops.attention import CacheAppend
+from mmc.ir.ops.source import Input, Weight
 from mmc.ir.statistics import bind_all, statistics
 from mmc.ir.tensors import Tensors
 from mmc.ir.text import parse, render
-from mmc.ir.types import bind_dim, numel
+from mmc.ir.types import DType, bind_dim, numel
 from mmc.layers import Layer, Recurrence
 from mmc.passes.check import PassCheck
 from mmc.passes.manager import Step, write_dumps
@@ -149,12 +149,16 @@ def _manifest(
     }
 
 
-def _kv_cache(graph: Graph) -> str | None:
-    """In what the caches of attention hold numbers; None where there are none."""
-    kinds = {type(op) for op in graph if isinstance(op, CacheAppend | AttentionCodes)}
-    if not kinds:
-        return None
-    return "int8" if AttentionCodes in kinds else "float32"
+def _kv_cache(contents: Contents) -> str | None:
+    """In what the caches of attention hold numbers; None where there are none.
+
+    Codes of 8 bits have a step beside them, in float32, in a cache of its own.
+    """
+    appended = [op.cache for op in contents.imported.graph if isinstance(op, CacheAppend)]
+    names = {cache.name for cache in appended if isinstance(cache, Input)}
+    held = {op.type.dtype for op in contents.entries["forward"].inputs if op.name in names}
+    kinds = {DType.U8: "int8", DType.I16: "int16", DType.F32: "float32"}
+    return next((kind for dtype, kind in kinds.items() if dtype in held), None)
 
 
 def _sizes(contents: Contents, weights: Sequence[Weight]) -> dict[str, Any]:
@@ -172,7 +176,7 @@ def _sizes(contents: Contents, weights: Sequence[Weight]) -> dict[str, Any]:
         "ternary_weights": trits,
         "bits_per_ternary_weight": round(8 * packed_bytes / trits, 4) if trits else None,
         "state_bytes_per_sequence": state_bytes,
-        "kv_cache": _kv_cache(contents.imported.graph),
+        "kv_cache": _kv_cache(contents),
         "per_token": {
             "ternary_additions": counted.ternary_additions,
             "dense_multiplications": counted.dense_multiplications,

@@ -73,6 +73,11 @@ def test_check_compares_caches() -> None:
     assert record["numbers"] > 2 * 2 * 2 * CONTEXT * 8 * 2  # caches of two sequences, two entries
 
 
+def test_the_manifest_says_in_what_caches_are() -> None:
+    sizes = json.loads((artifact("hybrid", "fpga") / "manifest.json").read_text())["sizes"]
+    assert sizes["kv_cache"] == "int16"
+
+
 @pytest.mark.parametrize("name", NAMES)
 def test_logits_are_near_those_of_floats(name: str) -> None:
     ids = golden("bitnet")["input_ids"] if name == "bitnet" else ids_of(name)

@@ -104,19 +104,15 @@ def test_it_is_exported(tmp_path: Path) -> None:
 
 
 def test_refusals(tmp_path: Path) -> None:
-    def refused(match: str, model: Path, **options: str) -> None:
+    def refused(match: str, model: Path, **options: str | None) -> None:
         with pytest.raises(MmcError, match=match):
             mmc.compile(model, out=tmp_path / "out", **options)  # pyright: ignore[reportArgumentType]
         assert not (tmp_path / "out").exists()
 
     refused("no kind 'int4'", source(NAME), kv_cache="int4")
-    refused(
-        "target fpga has no caches in int8",
-        source(NAME),
-        kv_cache="int8",
-        target="fpga",
-        board="kv260",
-    )
+    for target, board in (("fpga", "kv260"), ("cuda", None)):
+        match = f"--kv-cache: target {target} has no caches in int8"
+        refused(match, source(NAME), kv_cache="int8", target=target, board=board)
     refused("no caches", compiled.checkpoint("tiny"), kv_cache="int8", target="reference")
 
 
