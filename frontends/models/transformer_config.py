@@ -215,7 +215,12 @@ def _quantisation(fields: ConfigFields) -> tuple[bool, tuple[str, ...]]:
     """Whether there are BitLinear layers, and what is not one; the head never is by itself."""
     values = fields.values.get("quantization_config")
     if not isinstance(values, dict):
-        return is_bitnet(fields), ("lm_head",)
+        if is_transformers_bitnet(fields):
+            raise MmcError(
+                "'quantization_config' is missing: transformers would round nothing", fields.source,
+                'BitNet has {"quant_method": "bitnet", "linear_class": "autobitlinear"}',
+            )  # fmt: skip
+        return is_1bitllm(fields), ("lm_head",)
     own = ConfigFields(cast(dict[str, object], values), f"{fields.source}, quantization_config")
     own.choice("quant_method", ("bitnet",))
     if own.flag("use_rms_norm", False):

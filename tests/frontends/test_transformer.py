@@ -24,8 +24,9 @@ TINY: Mapping[str, Any] = {
     "num_hidden_layers": 2,
     "num_attention_heads": 4,
     "num_key_value_heads": 2,
+    "quantization_config": {"quant_method": "bitnet"},
 }
-LLAMA: Mapping[str, Any] = {**TINY, "model_type": "llama"}
+LLAMA: Mapping[str, Any] = {**TINY, "model_type": "llama", "quantization_config": None}
 ONE_DENSE = {"quant_method": "bitnet", "modules_to_not_convert": ["model.layers.1.mlp.up_proj"]}
 """Of two layers with the same parameters."""
 
@@ -78,6 +79,7 @@ def test_a_window_that_no_layer_has_is_none(changes: Mapping[str, Any]) -> None:
         ({"rope_scaling": {"type": "yarn", "factor": 2.0}}, "'type' is 'yarn'"),
         ({"rope_scaling": {"rope_type": "linear"}}, "'factor' is None"),
         ({"rope_parameters": {"partial_rotary_factor": 0.5}}, "'partial_rotary_factor' is not 1"),
+        ({"quantization_config": None}, "transformers would round nothing"),
         ({"partial_rotary_factor": 0.5}, "'partial_rotary_factor' is not 1"),
         (QWEN2_WINDOW, "attention in a window of 4 is not known"),
         ({**QWEN2_WINDOW, "max_window_layers": 1}, "attention in a window of 4 is not known"),

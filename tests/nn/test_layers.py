@@ -21,7 +21,10 @@ SIZES = {
     "vocab_size": 31, "hidden_size": 24, "num_hidden_layers": 3, "intermediate_size": 20,
     **ATTENTION,
 }  # fmt: skip
-BITNET = {**SIZES, "model_type": "bitnet", "hidden_act": "silu", "rms_norm_eps": 1e-6}
+BITNET = {
+    **SIZES, "model_type": "bitnet", "hidden_act": "silu", "rms_norm_eps": 1e-6,
+    "quantization_config": {"quant_method": "bitnet"},
+}  # fmt: skip
 HYBRID = {**SIZES, "layer_types": ["linear_recurrence", "full_attention", "linear_recurrence"]}
 
 
