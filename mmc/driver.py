@@ -156,21 +156,24 @@ def refuse_early(out: Path, options: CompileOptions) -> None:
         if given is not None and not target.capabilities.boards:
             raise MmcError(f"target {target.name} has no boards", option, "leave it out")
     _layout(target, options)
-    if options.embedding not in (None, *EMBEDDINGS):
-        raise MmcError(
-            f"no kind {options.embedding!r}", "--embedding", f"one of {', '.join(EMBEDDINGS)}"
-        )
-    if options.kv_cache not in (None, *target.capabilities.kv_caches):
-        known = ", ".join(target.capabilities.kv_caches)
-        problem = f"no kind {options.kv_cache!r}"
-        if options.kv_cache in KV_CACHES:
-            problem = f"target {target.name} has no caches in {options.kv_cache}"
-        raise MmcError(problem, "--kv-cache", f"one of {known}" if known else "leave it out")
+    can = target.capabilities
+    _refuse_kind(target, "--embedding", options.embedding, EMBEDDINGS, can.embeddings)
+    _refuse_kind(target, "--kv-cache", options.kv_cache, KV_CACHES, can.kv_caches)
     if options.print_after not in (None, "all", *PASSES):
         raise _no_such_pass(options.print_after)
     if options.tuning is not None:
         require_tunes(target, "--tuning")
     refuse_other_folder(out)
+
+
+def _refuse_kind(
+    target: Target, option: str, given: str | None, known: Sequence[str], taken: Sequence[str]
+) -> None:
+    """Raise MmcError for numbers of a kind that nothing has, or that the target does not take."""
+    if given in (None, *taken):
+        return
+    problem = f"no kind {given!r}" if given not in known else f"target {target.name} has no {given}"
+    raise MmcError(problem, option, f"one of {', '.join(taken)}" if taken else "leave it out")
 
 
 def require_tunes(target: Target, where: str) -> None:

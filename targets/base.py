@@ -54,6 +54,8 @@ class Capabilities:
     """True where code is made for a board, which `--board` names."""
     embedding_memories: tuple[str, ...] = ("device",)
     """Where tables may lie of which a step reads rows: on the "device", or the "host" beside it."""
+    embeddings: tuple[str, ...] = ("int8", "int4")
+    """What `--embedding` takes; empty where the table's form is the target's own."""
     kv_caches: tuple[str, ...] = ()
     """What `--kv-cache` takes; empty where caches of attention, if any, are in float32 alone."""
     stored_layout: str | None = None

@@ -38,6 +38,7 @@ class FpgaTarget(Target):
         kernels=False,
         fixed_point=True,
         boards=True,
+        embeddings=(),
         stored_layout="2bit",
     )
 

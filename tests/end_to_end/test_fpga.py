@@ -205,7 +205,8 @@ def test_library_uses_every_pragma_of_the_plan() -> None:
         ({"board": "kv260", "mcpu": "znver4"}, "an FPGA has no processor"),
         ({"board": "kv260", "weights": "2bit"}, "no weight layout '2bit'"),
         ({"board": "kv260", "target_tps": -1.0}, "above zero"),
-        ({"board": "kv260", "embedding": "int8"}, "has no form in whole numbers"),
+        ({"board": "kv260", "embedding": "int8"}, "--embedding: target fpga has no int8"),
+        ({"board": "kv260", "kv_cache": "int8"}, "--kv-cache: target fpga has no int8"),
     ],
 )
 def test_option_that_does_not_fit(options: dict[str, Any], message: str, tmp_path: Path) -> None:
