@@ -101,14 +101,22 @@ def load(path: str | Path, context: int | None = None, i2s: str | None = None) -
             f"model_type {found!r} is not known", checkpoint.source, f"known: {', '.join(MODELS)}"
         )
     imported = MODELS[found]()(checkpoint)
-    fields = ConfigFields(checkpoint.config, checkpoint.source)
     return replace(
         imported,
         source=str(path),
         config=checkpoint.config,
         tokenizer=checkpoint.tokenizer,
-        eos_token_ids=fields.token_ids("eos_token_id"),
+        eos_token_ids=_ends(checkpoint),
     )
+
+
+def _ends(checkpoint: Checkpoint) -> tuple[int, ...]:
+    """The tokens that end a text; generation_config.json knows more of them, as in transformers."""
+    said = checkpoint.path / "generation_config.json"
+    own = ConfigFields(read_json(said) if said.is_file() else {}, str(said))
+    if own.absent("eos_token_id"):
+        own = ConfigFields(checkpoint.config, checkpoint.source)
+    return own.token_ids("eos_token_id")
 
 
 def open_checkpoint(path: Path, context: int | None = None, i2s: str | None = None) -> Checkpoint:

@@ -12,6 +12,11 @@ from mmc.errors import MmcError
 
 T = TypeVar("T")
 
+_MOST = 2**31 - 1
+"""Of whole numbers: the product of two sizes is a signed word of 64 bits."""
+
+_MOST_LAYERS = 10_000
+
 
 def read_json(path: Path) -> dict[str, Any]:
     """A JSON object; raises MmcError where the file is missing or something else."""
@@ -19,7 +24,7 @@ def read_json(path: Path) -> dict[str, Any]:
         content = json.loads(path.read_text("utf-8"))
     except FileNotFoundError:
         raise MmcError("the file is missing", str(path)) from None
-    except (OSError, UnicodeDecodeError, json.JSONDecodeError, RecursionError) as error:
+    except (OSError, ValueError, RecursionError) as error:  # a number may have too many digits
         raise MmcError(f"cannot be read as JSON: {error}", str(path)) from error
     if not isinstance(content, dict):
         raise MmcError("is not a JSON object", str(path))
@@ -47,13 +52,22 @@ class ConfigFields:
         value = self._typed(key, int, default)
         if value < least:
             raise MmcError(f"{key!r} is {value}, less than {least}", self.source)
+        if value > _MOST:
+            raise MmcError(f"{key!r} is more than {_MOST}", self.source)
         return value
+
+    def layers(self) -> int:
+        """num_hidden_layers: they are built before a tensor is missing."""
+        count = self.whole("num_hidden_layers")
+        if count > _MOST_LAYERS:
+            raise MmcError(f"'num_hidden_layers' is {count}, more than {_MOST_LAYERS}", self.source)
+        return count
 
     def real(self, key: str, default: float | None = None) -> float:
         """A number that is positive and finite."""
         value = self.values.get(key, default)
         if isinstance(value, int) and not isinstance(value, bool):
-            value = float(value)
+            value = float(value) if abs(value) < 1e300 else float("inf")
         if not isinstance(value, float):
             raise MmcError(f"{key!r} is {value!r}, not a number", self.source)
         if not 0 < value < float("inf"):

@@ -51,7 +51,7 @@ class HgrnBitConfig:
         config = HgrnBitConfig(
             vocab_size=fields.whole("vocab_size"),
             hidden_size=hidden,
-            num_hidden_layers=fields.whole("num_hidden_layers"),
+            num_hidden_layers=fields.layers(),
             num_heads=fields.whole("num_heads", 1),
             expand_ratio=fields.whole("expand_ratio", 1),
             use_short_conv=fields.flag("use_short_conv", False),

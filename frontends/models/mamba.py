@@ -56,7 +56,7 @@ class MambaConfig:
             hidden_size=hidden,
             inner_size=fields.whole("expand", 2) * hidden,
             state_size=fields.whole("state_size", 16),
-            num_hidden_layers=fields.whole("num_hidden_layers"),
+            num_hidden_layers=fields.layers(),
             conv_kernel=fields.whole("conv_kernel", 4, least=2),
             time_step_rank=-(-hidden // 16) if automatic else fields.whole("time_step_rank"),
             layer_norm_epsilon=fields.real("layer_norm_epsilon", 1e-5),

@@ -52,7 +52,7 @@ class RwkvConfig:
             hidden_size=hidden,
             attention_hidden_size=fields.whole("attention_hidden_size", hidden),
             intermediate_size=fields.whole("intermediate_size", 4 * hidden),
-            num_hidden_layers=fields.whole("num_hidden_layers"),
+            num_hidden_layers=fields.layers(),
             layer_norm_epsilon=fields.real("layer_norm_epsilon", 1e-5),
             rescale_every=max(0, fields.whole("rescale_every", 6, least=-(1 << 31))),
             tie_word_embeddings=fields.flag("tie_word_embeddings", False),

@@ -134,7 +134,7 @@ class TransformerConfig:
             vocab_size=fields.whole("vocab_size"),
             hidden_size=hidden,
             intermediate_size=fields.whole("intermediate_size"),
-            num_hidden_layers=fields.whole("num_hidden_layers"),
+            num_hidden_layers=fields.layers(),
             heads=heads,
             groups=fields.whole("num_key_value_heads", heads),
             head_size=fields.whole("head_dim", max(hidden // heads, 1)),
@@ -202,7 +202,7 @@ def _refuse_window(fields: ConfigFields) -> None:
         within = "sliding_attention" in cast(list[object], named)
     else:
         first = fields.whole("max_window_layers", 28, least=0)
-        within = first < fields.whole("num_hidden_layers")
+        within = first < fields.layers()
     window = fields.whole("sliding_window", 4096)
     if within and window < fields.whole("max_position_embeddings", 2048):
         raise MmcError(

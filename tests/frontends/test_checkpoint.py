@@ -190,10 +190,19 @@ def test_no_config(tmp_path: Path) -> None:
     refuse(tmp_path, "config.json", "the file is missing")
 
 
-@pytest.mark.parametrize("text", ["{", "[1]", "\xff"])
+@pytest.mark.parametrize("text", ["{", "[1]", "\xff", "1" * 5000])
 def test_config_is_not_json(folder: Path, text: str) -> None:
     (folder / "config.json").write_bytes(text.encode("latin-1"))
     refuse(folder, "config.json", "JSON")
+
+
+def test_ends_of_a_text_are_those_of_generation_config(folder: Path) -> None:
+    said = folder / "generation_config.json"
+    for content, ends in (("{}", (2, 5)), ('{"eos_token_id": [3, 7]}', (3, 7))):
+        said.write_text(content)
+        assert load(folder).eos_token_ids == ends
+    said.write_text('{"eos_token_id": "x"}')
+    refuse(folder, "generation_config.json: 'eos_token_id' is 'x'")
 
 
 @pytest.mark.parametrize("found", ["llamoid", None, 3])

@@ -72,6 +72,9 @@ def test_a_window_that_no_layer_has_is_none(changes: Mapping[str, Any]) -> None:
     ("changes", "message"),
     [
         ({"num_key_value_heads": 3}, "'num_attention_heads' is 4, not a multiple"),
+        ({"hidden_size": 10**400}, "'hidden_size' is more than 2147483647"),
+        ({"num_hidden_layers": 10**9}, "'num_hidden_layers' is 1000000000, more than 10000"),
+        ({"rms_norm_eps": 10**400}, "'rms_norm_eps' is inf, not positive and finite"),
         ({"head_dim": 5}, "heads have 5 columns: RoPE turns pairs"),
         ({"hidden_act": "gelu"}, "'hidden_act' is 'gelu'"),
         ({"attention_bias": True}, "'attention_bias' and 'mlp_bias' go with dense layers only"),
