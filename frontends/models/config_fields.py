@@ -92,6 +92,21 @@ class ConfigFields:
             raise MmcError(f"{key!r} is {value!r}", self.source, f"allowed: {', '.join(allowed)}")
         return value
 
+    def record(self, key: str) -> ConfigFields:
+        """The object under the key; an empty one where there is none."""
+        value = self.values.get(key)
+        if value is not None and not isinstance(value, dict):
+            raise MmcError(f"{key!r} is {value!r}, not an object", self.source)
+        return ConfigFields(cast(dict[str, object], value or {}), f"{self.source}, {key}")
+
+    def texts(self, key: str) -> tuple[str, ...]:
+        """A list of texts, or nothing."""
+        value = self.values.get(key)
+        listed = cast(list[object], value) if isinstance(value, list) else []
+        if value is not None and not isinstance(value, list):
+            raise MmcError(f"{key!r} is {value!r}, not a list", self.source)
+        return tuple(str(each) for each in listed)
+
     def absent(self, key: str) -> bool:
         return self.values.get(key) is None
 

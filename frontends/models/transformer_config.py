@@ -17,6 +17,9 @@ from mmc.ir.types import DType
 ACTIVATIONS = ("silu", "swish", "relu2")
 """Of the gate; relu2 is the square of relu."""
 
+MOST_COLUMNS = 1 << 16
+"""Of a head."""
+
 _DTYPES = {"float32": "F32", "bfloat16": "BF16"}
 
 
@@ -56,10 +59,10 @@ class Rope:
     @staticmethod
     def parse(fields: ConfigFields) -> Rope:
         """From `rope_parameters`, or from `rope_theta` and `rope_scaling` in older files."""
-        key = "rope_scaling" if fields.absent("rope_parameters") else "rope_parameters"
-        values = fields.values.get(key)
-        values = cast(dict[str, object], values) if isinstance(values, dict) else {}
-        own = ConfigFields(values, f"{fields.source}, {key}")
+        older, own = fields.record("rope_scaling"), fields.record("rope_parameters")
+        if older.values and own.values and older.values != own.values:
+            raise MmcError("'rope_scaling' and 'rope_parameters' differ", fields.source)
+        own = own if own.values else older
         theta = fields if own.absent("rope_theta") else own
         named = "type" if own.absent("rope_type") else "rope_type"
         kind = own.choice(named, ("default", "linear", "llama3"), "default")
@@ -76,11 +79,11 @@ class Rope:
         )
         if kind != "llama3":
             return rope
+        low, high = own.real("low_freq_factor"), own.real("high_freq_factor")
+        if low >= high:
+            raise MmcError(f"'low_freq_factor' is {low}, 'high_freq_factor' is {high}", own.source)
         return replace(
-            rope,
-            low=own.real("low_freq_factor"),
-            high=own.real("high_freq_factor"),
-            original=own.whole("original_max_position_embeddings"),
+            rope, low=low, high=high, original=own.whole("original_max_position_embeddings")
         )
 
 
@@ -162,6 +165,8 @@ class TransformerConfig:
                 f"'num_key_value_heads', {self.groups}",
                 source,
             )
+        if self.head_size > MOST_COLUMNS:
+            raise MmcError(f"heads have {self.head_size} columns: too many", source)
         if self.head_size % 2:
             raise MmcError(f"heads have {self.head_size} columns: RoPE turns pairs", source)
         if len(self.rope.factors) not in (0, self.head_size // 2):
@@ -213,18 +218,22 @@ def _refuse_window(fields: ConfigFields) -> None:
 
 def _quantisation(fields: ConfigFields) -> tuple[bool, tuple[str, ...]]:
     """Whether there are BitLinear layers, and what is not one; the head never is by itself."""
-    values = fields.values.get("quantization_config")
-    if not isinstance(values, dict):
+    own = fields.record("quantization_config")
+    if not own.values:
         if is_transformers_bitnet(fields):
             raise MmcError(
                 "'quantization_config' is missing: transformers would round nothing", fields.source,
                 'BitNet has {"quant_method": "bitnet", "linear_class": "autobitlinear"}',
             )  # fmt: skip
         return is_1bitllm(fields), ("lm_head",)
-    own = ConfigFields(cast(dict[str, object], values), f"{fields.source}, quantization_config")
     own.choice("quant_method", ("bitnet",))
     if own.flag("use_rms_norm", False):
         raise MmcError("'use_rms_norm' is not known", own.source, "BitLinear without a norm is")
-    named = own.values.get("modules_to_not_convert")
-    listed = cast(list[object], named) if isinstance(named, list) else []
-    return True, ("lm_head", *(str(name) for name in listed))
+    dense = ("lm_head", *own.texts("modules_to_not_convert"))
+    for pattern in dense:
+        try:
+            re.compile(pattern)
+        except re.error as error:
+            problem = f"'modules_to_not_convert': {pattern!r} is no pattern: {error}"
+            raise MmcError(problem, own.source) from None
+    return True, dense

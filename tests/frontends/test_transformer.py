@@ -82,6 +82,32 @@ def test_a_window_that_no_layer_has_is_none(changes: Mapping[str, Any]) -> None:
         ({"rope_scaling": {"type": "yarn", "factor": 2.0}}, "'type' is 'yarn'"),
         ({"rope_scaling": {"rope_type": "linear"}}, "'factor' is None"),
         ({"rope_parameters": {"partial_rotary_factor": 0.5}}, "'partial_rotary_factor' is not 1"),
+        ({"rope_scaling": "yarn"}, "'rope_scaling' is 'yarn', not an object"),
+        (
+            {"rope_scaling": {"type": "default"}, "rope_parameters": {"rope_theta": 5.0}},
+            "'rope_scaling' and 'rope_parameters' differ",
+        ),
+        (
+            {
+                "rope_scaling": {
+                    "type": "llama3",
+                    "factor": 8.0,
+                    "low_freq_factor": 4.0,
+                    "high_freq_factor": 4.0,
+                }
+            },
+            "'low_freq_factor' is 4.0, 'high_freq_factor' is 4.0",
+        ),
+        ({"quantization_config": "bitnet"}, "'quantization_config' is 'bitnet', not an object"),
+        (
+            {"quantization_config": {"quant_method": "bitnet", "modules_to_not_convert": "x"}},
+            "'modules_to_not_convert' is 'x', not a list",
+        ),
+        (
+            {"quantization_config": {"quant_method": "bitnet", "modules_to_not_convert": ["(("]}},
+            "'modules_to_not_convert': '\\(\\(' is no pattern",
+        ),
+        ({"head_dim": 10**9}, "heads have 1000000000 columns: too many"),
         ({"quantization_config": None}, "transformers would round nothing"),
         ({"partial_rotary_factor": 0.5}, "'partial_rotary_factor' is not 1"),
         (QWEN2_WINDOW, "attention in a window of 4 is not known"),
