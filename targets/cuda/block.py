@@ -33,6 +33,9 @@ SHARES = 256
 
 PARTS = 4
 
+_ALIGNED = 8
+"""Results of warps begin at multiples of this, so that several are read at once."""
+
 
 @dataclass(frozen=True)
 class Block:
@@ -91,28 +94,56 @@ def agreed(folds: Sequence[Fold], size: Any, group: Block) -> list[Any]:
     if not folds:
         return []
     lane, warp = group.thread % 32, T.truncdiv(group.thread, 32)
-    parts: list[list[Any]] = []
-    for fold, found in zip(folds, _found(folds, group), strict=True):
-        values, warps = _of_warp(fold, found), _warps(fold, group)
-        shared = [T.alloc_buffer((warps,), _dtype(v), scope="shared") for v in values]
-        with T.If(T.And(T.EQ(lane, T.int64(0)), warp < warps)), T.Then():
-            for buffer, value in zip(shared, values, strict=True):
-                T.buffer_store(buffer, value, [warp])
-        parts.append(shared)
+    pairs = zip(folds, _found(folds, group), strict=True)
+    found = [(_warps(fold, group), _of_warp(fold, values)) for fold, values in pairs]
+    left = _Left(found)
+    for count in sorted({warps for warps, _ in found}):  # all at once: a branch takes time
+        with T.If(T.And(T.EQ(lane, T.int64(0)), warp < count)), T.Then():
+            left.store(found, warp, count)
     group.sync()
     results: list[Any] = []
-    for fold, shared in zip(folds, parts, strict=True):
-        warps = _warps(fold, group)
+    for i, (fold, (warps, _)) in enumerate(zip(folds, found, strict=True)):
         if isinstance(fold.op, ArgMax):
-            found = [
-                hold(T.Select(lane < warps, buffer[T.min(lane, T.int64(warps - 1))], value))
-                for buffer, value in zip(shared, _empty(fold), strict=True)
+            own = T.min(lane, T.int64(warps - 1))
+            values = [
+                hold(T.Select(lane < warps, left.at(i, j, own), empty))
+                for j, empty in enumerate(_empty(fold))
             ]
-            results.append(_of_warp(fold, found)[1])
+            results.append(_of_warp(fold, values)[1])
         else:
-            total = _of_warps(fold, shared[0], warps)
+            total = _of_warps(fold, T.address_of(left.at(i, 0, 0)), warps)
             results.append(finish(fold.op, elementary.convert(total, fold.dtype), size))
     return results
+
+
+class _Left:
+    """What warps have found, in shared memory: a buffer for each dtype, so that few are addressed.
+
+    found: of each reduction how many warps have results, and these.
+    """
+
+    def __init__(self, found: Sequence[tuple[int, Sequence[Any]]]) -> None:
+        sizes = dict[str, int]()
+        self.starts: list[list[tuple[str, int]]] = []
+        for warps, values in found:
+            self.starts.append([])
+            for dtype in map(_dtype, values):
+                self.starts[-1].append((dtype, sizes.get(dtype, 0)))
+                sizes[dtype] = sizes.get(dtype, 0) + -(-warps // _ALIGNED) * _ALIGNED
+        self.buffers = {
+            dtype: T.alloc_buffer((size,), dtype, scope="shared") for dtype, size in sizes.items()
+        }
+
+    def store(self, found: Sequence[tuple[int, Sequence[Any]]], warp: Any, count: int) -> None:
+        """Leave a warp's results of the reductions that `count` warps have."""
+        for starts, (warps, values) in zip(self.starts, found, strict=True):
+            for (dtype, start), value in zip(starts, values, strict=True) if warps == count else ():
+                T.buffer_store(self.buffers[dtype], value, [warp + start])
+
+    def at(self, reduction: int, number: int, warp: Any) -> Any:
+        """Result `number` of a reduction."""
+        dtype, start = self.starts[reduction][number]
+        return self.buffers[dtype][warp + start]
 
 
 def _found(folds: Sequence[Fold], group: Block) -> list[list[Any]]:
@@ -174,7 +205,7 @@ def _of_warp(fold: Fold, values: Sequence[Any]) -> list[Any]:
 def _of_warps(fold: Fold, shared: Any, warps: int) -> Any:
     """Combine what the warps left."""
     name = f"mmc::combine_all<mmc::{_kind(fold)}, {warps}>"
-    return hold(call(name, _wide(fold), T.address_of(shared[0])))
+    return hold(call(name, _wide(fold), shared))
 
 
 def _is_sum(op: Op) -> bool:
