@@ -135,7 +135,8 @@ class _Work:
         self.start = T.Bind(places[op.position].load((self.b,), 1))
         self.query = _shared(rows * self.padded)
         self.scores, self.weights = _shared(rows * BLOCK), _shared(rows * BLOCK)
-        self.top, self.total, self.scale = (_shared(rows) for _ in range(3))
+        self.total, self.scale = (_shared(rows) for _ in range(2))
+        self.top = T.alloc_buffer((-(-rows // WARPS),), "float32", scope="local")
         self.dots = T.alloc_buffer((rows,), "float32", scope="local")
         self.sums = T.alloc_buffer((rows * self.turns,), "float32", scope="local")
         self.ahead = T.alloc_buffer((BLOCK // PARTS * self.turns,), "float32", scope="local")
@@ -174,8 +175,9 @@ class _Work:
                 with T.If(T.And(row < self.count, column < self.width)), T.Then():
                     T.buffer_store(x, self.q.load(self._at(row, column), 1), [0])
                 T.buffer_store(self.query, x[0], [item])
+        with T.unroll(0, -(-self.rows // WARPS)) as turn:
+            T.buffer_store(self.top, T.float32(-math.inf), [turn])
         with T.If(self.thread < self.rows), T.Then():
-            T.buffer_store(self.top, T.float32(-math.inf), [self.thread])
             T.buffer_store(self.total, T.float32(0), [self.thread])
         with T.unroll(0, self.rows * self.turns) as i:
             T.buffer_store(self.sums, T.float32(0), [i])
@@ -233,16 +235,18 @@ class _Work:
         for turn in range(-(-self.rows // WARPS)):
             row = T.Bind(warp + turn * WARPS)
             with T.If(row < self.rows), T.Then():
-                self._weigh_row(row, lane, T.Bind(self._seen(row) - begin))
+                self._weigh_row(turn, row, lane, T.Bind(self._seen(row) - begin))
 
-    def _weigh_row(self, row: Any, lane: Any, left: Any) -> None:
+    def _weigh_row(self, turn: int, row: Any, lane: Any, left: Any) -> None:
+        """A row is the same warp's in each block of the cache: its top stays in registers."""
         positions = [lane + i * WARP for i in range(BLOCK // WARP)]
         none = T.float32(-math.inf)
         scores = [hold(T.Select(p < left, self.scores[row * BLOCK + p], none)) for p in positions]
         largest = functools.reduce(T.max, scores)
         largest = call("mmc::warp_combine<mmc::Largest>", "float32", largest)
-        top = hold(T.max(self.top[row], hold(largest)))
-        scale = exp(hold(self.top[row] - top))
+        top = hold(T.max(self.top[turn], hold(largest)))
+        scale = exp(hold(self.top[turn] - top))
+        T.buffer_store(self.top, top, [turn])
         weights = [exp(hold(score - top)) for score in scores]
         for p, weight in zip(positions, weights, strict=True):
             kept = T.Select(p < left, weight, T.float32(-1))
@@ -253,7 +257,6 @@ class _Work:
         )
         added = hold(call("mmc::warp_combine<mmc::Sum>", "float32", hold(added)))
         with T.If(T.EQ(lane, T.int64(0))), T.Then():
-            T.buffer_store(self.top, top, [row])
             T.buffer_store(self.scale, scale, [row])
             T.buffer_store(self.total, _multiply_add(self.total[row], scale, added), [row])
 
