@@ -39,6 +39,15 @@ __device__ __forceinline__ bool is_complete(unsigned barrier, int parity) {
   return ended;
 }
 
+// The same, without waiting a little.
+__device__ __forceinline__ bool has_ended(unsigned barrier, int parity) {
+  int ended;
+  asm volatile("{ .reg .pred p; mbarrier.test_wait.parity.shared.b64 p, [%1], %2; "
+               "selp.b32 %0, 1, 0, p; }"
+               : "=r"(ended) : "r"(barrier), "r"(parity) : "memory");
+  return ended;
+}
+
 __device__ __forceinline__ void wait_for(unsigned barrier, int parity) {
   while (!is_complete(barrier, parity)) {
   }

@@ -36,6 +36,7 @@ HELPERS = "\n".join(
         "tile",
         "supply",
         "persistent",
+        "tiles",
     )
 )
 

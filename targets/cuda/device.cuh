@@ -10,6 +10,19 @@ __device__ __forceinline__ unsigned shared_address(const void* pointer) {
   return static_cast<unsigned>(__cvta_generic_to_shared(pointer));
 }
 
+// The same, settled where the program says so.
+__device__ __forceinline__ unsigned long long settled_address(const void* pointer) {
+  unsigned long long address;
+  asm volatile("cvta.to.shared.u64 %0, %1;" : "=l"(address) : "l"(pointer));
+  return address;
+}
+
+// Stores a number at an address in shared memory, or not.
+__device__ __forceinline__ void store_shared(unsigned long long to, int value, int wanted) {
+  asm volatile("{ .reg .pred p; setp.ne.s32 p, %2, 0; @p st.shared.s32 [%0], %1; }"
+               :: "l"(to), "r"(value), "r"(wanted) : "memory");
+}
+
 struct Sum {
   template <typename T>
   __device__ static T combine(T x, T y) { return x + y; }

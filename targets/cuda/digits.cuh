@@ -78,15 +78,17 @@ struct WarpSums<4> {
     }
   }
 
-  // Writes the sums of the tile's 16 rows.
-  __device__ __forceinline__ void store(int* to, int lane) const {
+  // Half of the lanes get the sum of a row of the tile each, and which one it is.
+  __device__ __forceinline__ static bool has(int lane) { return lane < 16; }
+  __device__ __forceinline__ static int row(int lane) { return lane % 4 * 4 + summed(lane); }
+
+  __device__ __forceinline__ int total(int lane) const {
     int totals[4];
 #pragma unroll
     for (int i = 0; i < 4; ++i)
       totals[i] = rows[i][0] + (rows[i][1] >> 2) + (rows[i][2] >> 4) + (rows[i][3] >> 6) -
                   activations;
-    int sum = sum_of_four(totals, lane);
-    if (lane < 16) to[lane % 4 * 4 + summed(lane)] = sum;
+    return sum_of_four(totals, lane);
   }
 };
 
@@ -135,7 +137,10 @@ struct WarpSums<5> {
     return static_cast<long long>(products[0][i]) + products[1][i] + products[2][i];
   }
 
-  __device__ __forceinline__ void store(int* to, int lane) const {
+  __device__ __forceinline__ static bool has(int lane) { return lane % 4 < 2; }
+  __device__ __forceinline__ static int row(int lane) { return lane / 4 * 2 + lane % 2; }
+
+  __device__ __forceinline__ int total(int lane) const {
     int shift = 24 - lane % 4 * 8;
     long long first = 3 * product(0) - product(1) << shift;
     long long second = 3 * product(2) - product(3) << shift;
@@ -143,10 +148,16 @@ struct WarpSums<5> {
     long long sum = odd ? second : first;
     sum += __shfl_xor_sync(kAllLanes, odd ? first : second, 1);
     sum += __shfl_xor_sync(kAllLanes, sum, 2);
-    int total = static_cast<int>(sum >> 32) - __reduce_add_sync(kAllLanes, activations);
-    if (lane % 4 < 2) to[lane / 4 * 2 + lane % 2] = total;
+    return static_cast<int>(sum >> 32) - __reduce_add_sync(kAllLanes, activations);
   }
 };
+
+// Writes the sums of the tile's 16 rows.
+template <int kWords>
+__device__ __forceinline__ void store_sums(int* to, const WarpSums<kWords>& sums, int lane) {
+  int total = sums.total(lane);
+  if (WarpSums<kWords>::has(lane)) to[WarpSums<kWords>::row(lane)] = total;
+}
 
 struct ReadShared {
   __device__ __forceinline__ static void four(unsigned* to, const unsigned* from) {
@@ -234,7 +245,7 @@ __device__ __forceinline__ void mmc_add(int* sums, const unsigned* words, const 
 
 template <int kWords>
 __device__ __forceinline__ void mmc_store(int* to, const int* sums, int lane) {
-  reinterpret_cast<const mmc::WarpSums<kWords>*>(sums)->store(to, lane);
+  mmc::store_sums(to, *reinterpret_cast<const mmc::WarpSums<kWords>*>(sums), lane);
 }
 
 #endif

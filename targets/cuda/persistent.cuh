@@ -19,6 +19,10 @@ __device__ __forceinline__ float relaxed_load(const float* from) {
   return value;
 }
 
+__device__ __forceinline__ void relaxed_store(float* to, float value) {
+  asm volatile("st.relaxed.gpu.global.f32 [%0], %1;" ::"l"(to), "f"(value) : "memory");
+}
+
 }  // namespace mmc
 
 // Every block begins and ends with these.
@@ -73,6 +77,13 @@ __device__ __forceinline__ int mmc_begin_chunk(unsigned chunk) {
   return mmc::supply().start[slot];
 }
 
+// Where a chunk lies if it is there already, or else -1.
+__device__ __forceinline__ int mmc_try_chunk(unsigned chunk) {
+  unsigned slot = chunk % mmc::kChunks;
+  bool there = mmc::has_ended(mmc::supply().full[slot], chunk / mmc::kChunks & 1);
+  return __all_sync(mmc::kAllLanes, there) ? mmc::supply().start[slot] : -1;
+}
+
 __device__ __forceinline__ void mmc_end_chunk(unsigned chunk) {
   mmc::arrive(mmc::supply().empty[chunk % mmc::kChunks]);
 }
@@ -84,36 +95,6 @@ __device__ __forceinline__ float* mmc_gain(int offset) {
 // A barrier of the warps that compute.
 __device__ __forceinline__ void mmc_sync_warps() {
   asm volatile("bar.sync 1, %0;" ::"n"(mmc::kWarps * 32) : "memory");
-}
-
-// Waits for weights and then for the rows, for the former are there first; multiplies the tiles of a
-// block, kTiles with each of the rows that begin at kStarts, and leaves kSplit times 16 sums of each.
-template <int kWords, int kVectors, int kSplit, int kChunkTiles, int kTiles, int... kStarts>
-__device__ __forceinline__ void mmc_multiply(int* chunk, const signed char* rows, int* sums) {
-  using Part = mmc::RowPart<kWords, kVectors, kSplit>;
-  constexpr int kAll = kTiles * sizeof...(kStarts), kTurns = kChunkTiles / (mmc::kWarps / kSplit);
-  constexpr int kFirst = (kStarts + ...) / static_cast<int>(sizeof...(kStarts));
-  constexpr bool kOneRow = ((kStarts == kFirst) && ...);
-  int lane = threadIdx.x % 32, warp = threadIdx.x / 32, part = warp % kSplit;
-  const unsigned char* weights = mmc::ring() + mmc_begin_chunk(*chunk);
-  mmc_sync_warps();
-  Part row(rows + kFirst, part, lane);
-  for (int first = 0; first < kAll; first += kChunkTiles) {
-    if (first > 0) weights = mmc::ring() + mmc_begin_chunk(*chunk);
-#pragma unroll
-    for (int turn = 0; turn < kTurns; ++turn) {
-      int within = turn * (mmc::kWarps / kSplit) + warp / kSplit, tile = first + within;
-      if (kAll % kChunkTiles != 0 && tile >= kAll) break;
-      if (!kOneRow) {
-        int start = 0, number = 0;
-        ((start = tile / kTiles == number++ ? kStarts : start), ...);
-        row = Part(rows + start, part, lane);
-      }
-      row.multiply(reinterpret_cast<const unsigned*>(weights + within * (kVectors * 64)),
-                   sums + (tile * kSplit + part) * 16, part, lane);
-    }
-    mmc_end_chunk((*chunk)++);
-  }
 }
 
 // Reads the columns of a thread, whether they are there or not.
@@ -154,9 +135,8 @@ __device__ __forceinline__ float mmc_settle(float seen, const float* from) {
 
 // Hands a float to all blocks, and makes its place in the area of the next launch empty.
 __device__ __forceinline__ void mmc_publish(float* to, float* next, float value) {
-  unsigned bits = __float_as_uint(value);
-  if (bits == mmc::kMissing) bits = 0x7fffffffu;  // one NaN for another
-  asm volatile("st.relaxed.gpu.global.u32 [%0], %1;" ::"l"(to), "r"(bits) : "memory");
-  *reinterpret_cast<unsigned*>(next) = mmc::kMissing;
+  bool looks_missing = __float_as_uint(value) == mmc::kMissing;
+  mmc::relaxed_store(to, looks_missing ? __uint_as_float(0x7fffffffu) : value);  // a NaN either way
+  mmc::relaxed_store(next, __uint_as_float(mmc::kMissing));
 }
 #endif

@@ -77,7 +77,9 @@ def _write(
     do("mmc_begin_phases")
     with T.If(thread >= THREADS):
         with T.Then():
-            do(f"mmc_supply<{BLOCKS}>", T.address_of(table[0]), count, phases.ring_bytes, under_way)
+            row = T.address_of(exchange[T.cast(area, "int64") * phases.floats])
+            given = T.address_of(table[0]), count, phases.ring_bytes, under_way
+            do(f"mmc_supply<{BLOCKS}>", *given, row, phases.floats)
         with T.Else():
             dtypes = "int8", "int32"
             shared = [
@@ -118,6 +120,7 @@ class _Phase:
         self.kind, self.plan, self.words, self.exchange = kind, plan, words, exchange
         self.activations, self.sums = shared
         self.chunk = chunk
+        self.seen = T.alloc_buffer((1,), "int32", scope="local")
         self.block = hold(call(f"mmc_block<{BLOCKS}>", "int32", number))
         self.thread = hold(call("mmc_thread", "int32"))
         self.first, after = (
@@ -199,10 +202,15 @@ class _Phase:
         group = Block(T.cast(self.block, "int64"), T.cast(self.thread, "int64"), THREADS, False)
         numbers = {s.number for s in kind.after_sources if s.kind == "scalar"}
         scalars = {i: values[i] for i in sorted(numbers)}
-        found = Row(elements, self.plan, stores, group, late).write((0,), list(scalars.values()))
+        row = Row(elements, self.plan, stores, group, late, self._look_for_weights)
+        found = row.write((0,), list(scalars.values()))
         if number is not None:
             do("mmc_end_chunk", number)
         return dict(zip(scalars, found, strict=True))
+
+    def _look_for_weights(self) -> None:
+        """Where the first weights lie, if they are there: asked while other blocks make the row."""
+        T.buffer_store(self.seen, call("mmc_try_chunk", "int32", self.chunk[0]), [0])
 
     def _activations(self, value: Value, output: int) -> Activations:
         return Activations(value, self.activations, self.kind.starts[output], self.kind.row_bytes)
@@ -221,6 +229,6 @@ class _Phase:
         starts = [kind.starts[kind.consumers[part].output] for part in kind.parts]
         shape = matrix.words, matrix.vectors, kind.split
         sizes = *shape, kind.chunk_tiles, kind.per_block, *starts
-        buffers = self.chunk, self.activations, self.sums
+        buffers = [T.address_of(b[0]) for b in (self.chunk, self.activations, self.sums)]
         given = ", ".join(map(str, sizes))
-        do(f"mmc_multiply<{given}>", *(T.address_of(buffer[0]) for buffer in buffers))
+        do(f"mmc_multiply<{given}>", *buffers, self.seen[0], self.count)

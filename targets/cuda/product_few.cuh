@@ -57,7 +57,7 @@ __device__ __forceinline__ void multiply_few(const unsigned* w, const int* q, in
       }
   }
 #pragma unroll
-  for (int row = 0; row < kRows; ++row) sums[row].store(parts[row][warp], lane);
+  for (int row = 0; row < kRows; ++row) store_sums(parts[row][warp], sums[row], lane);
   __syncthreads();
   int row = threadIdx.x / 16, column = tile * 16 + threadIdx.x % 16;
   if (row >= kRows || first_row + row >= rows || column >= kN) return;

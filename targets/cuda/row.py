@@ -9,7 +9,7 @@ shared memory.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -109,15 +109,15 @@ class Row:
     """The stages of a row; `stores` says where each output goes.
 
     late: stored values that other blocks may be making still, in registers that `look` fills with
-    what is there, and `settle` with the rest.
+    what is there, and `settle` with the rest.  meanwhile: what can be done before they are there.
     """
 
     def __init__(
         self, elements: Elements, plan: Plan, stores: Sequence[tuple[Value, Any]], group: Block,
-        late: Mapping[Value, Any] | None = None,
+        late: Mapping[Value, Any] | None = None, meanwhile: Callable[[], None] = lambda: None,
     ) -> None:  # fmt: skip
         self.elements, self.plan, self.stores, self.group = elements, plan, stores, group
-        self.late = late or {}
+        self.late, self.meanwhile = late or {}, meanwhile
         self._depths: dict[Value, int] = {}
 
     def write(self, lead: tuple[Any, ...], scalars: Sequence[Value] = ()) -> list[Any]:
@@ -144,6 +144,7 @@ class Row:
         later = [x for stage in range(1, self.plan.stages) for x in self._first_read(stage)]
         for place in self._first_read(0):
             place.look()
+        self.meanwhile()
         for place in self._first_read(0):
             place.settle()
         for place in later:

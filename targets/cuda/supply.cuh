@@ -77,6 +77,19 @@ class Ring {
   int next_ = 0, oldest_ = 0;  // chunks
 };
 
+__device__ __forceinline__ void fetch(const void* line) {
+  asm volatile("prefetch.global.L2::evict_last [%0];" ::"l"(line) : "memory");
+}
+
+// Where many weights pass through the cache, they drive out the floats of the exchange until the next
+// launch.  Each block fetches some of those of a phase: they lie in the order of the phases.
+__device__ __forceinline__ void fetch_exchange(const float* exchange, int floats, int phase,
+                                               int phases) {
+  int lines = floats / 32, end = lines * (phase + 1) / phases;
+  for (int line = lines * phase / phases + blockIdx.x; line < end; line += gridDim.x)
+    fetch(exchange + line * 32);
+}
+
 __device__ __forceinline__ void supply_words(const long long* table, int phase) {
   int slot = phase % kTold;
   if (phase >= kTold) wait_for(supply().heard[slot], (phase / kTold - 1) & 1);
@@ -95,7 +108,21 @@ __device__ __forceinline__ void supply_gains(Ring& ring, const long long* words)
   ring.end();
 }
 
-// The tiles of a block lie part by part, as many as a block has at most; `existing` are there.
+// The tiles of a block that exist, part by part, each a chunk.
+__device__ __forceinline__ void supply_tiles(Ring& ring, const long long* words, int first,
+                                             int existing) {
+  int tile_bytes = words[word::kTileBytes];
+  for (int part = 0; part < words[word::kParts]; ++part) {
+    const char* from = reinterpret_cast<const char*>(words[word::kWeights + part]);
+    for (int tile = first; tile < first + existing; ++tile) {
+      ring.begin(tile_bytes);
+      ring.ask(from + static_cast<long long>(tile) * tile_bytes, tile_bytes);
+      ring.end();
+    }
+  }
+}
+
+// Several tiles in a chunk.  They lie part by part, as many as a block has at most; `existing` are there.
 __device__ __forceinline__ void supply_weights(Ring& ring, const long long* words, int first,
                                                int existing) {
   int per_block = words[word::kPerBlock], tile_bytes = words[word::kTileBytes];
@@ -133,7 +160,7 @@ __device__ __forceinline__ int mmc_first_tile(int block, int tiles) {
 // One thread asks for what each phase needs as soon as there is room for it.
 template <unsigned kBlocks>
 __device__ __forceinline__ void mmc_supply(const long long* table, long long phases, int ring_bytes,
-                                           int under_way) {
+                                           int under_way, const float* exchange, int floats) {
   if (threadIdx.x % 32 != 0) return;
   mmc::Ring ring(ring_bytes, under_way);
   for (int phase = 0; phase < phases; ++phase) {
@@ -142,12 +169,16 @@ __device__ __forceinline__ void mmc_supply(const long long* table, long long pha
     int slot = phase % mmc::kTold;
     mmc::wait_for(mmc::supply().told[slot], phase / mmc::kTold & 1);
     const long long* words = mmc::supply().words[slot];
+    if (under_way > 1) mmc::fetch_exchange(exchange, floats, phase + 1, phases);
     int block = mmc_block<kBlocks>(phase), tiles = words[mmc::word::kTiles];
     int first = mmc_first_tile<kBlocks>(block, tiles);
     int existing = mmc_first_tile<kBlocks>(block + 1, tiles) - first;
     if (existing > 0) {
       mmc::supply_gains(ring, words);
-      mmc::supply_weights(ring, words, first, existing);
+      if (words[mmc::word::kChunkTiles] == 1)
+        mmc::supply_tiles(ring, words, first, existing);
+      else
+        mmc::supply_weights(ring, words, first, existing);
     }
   }
 }

@@ -34,6 +34,12 @@ struct RowPart<4, kVectors, kSplit> {
   using Own = Steps<kVectors, kSplit>;
   static constexpr int kHeld = Own::kCount <= 16 ? Own::kCount : 0;
 
+  // Of the first steps from one on, read before they are needed.
+  struct Words {
+    static constexpr int kCount = 4;
+    uint4 held[kCount];
+  };
+
   const signed char* row;
   int4 held[kHeld + 1];  // and what is there if none is held
   int sum;  // of the lane's activations
@@ -55,14 +61,35 @@ struct RowPart<4, kVectors, kSplit> {
     sum = sums.x + sums.y + (sums.z + sums.w);
   }
 
-  // Writes the sums of the tile's 16 rows.
-  __device__ __forceinline__ void multiply(const unsigned* tile, int* to, int part, int lane) const {
+  __device__ __forceinline__ static uint4 words_of(const unsigned* tile, int step, int part,
+                                                   int lane) {
+    int vector = Own::existing(step, Own::first(step, part) + lane / 4);
+    return *reinterpret_cast<const uint4*>(tile + vector * 16 + lane % 4 * 4);
+  }
+
+  template <int kFirst, int kEnd>
+  __device__ __forceinline__ static void ask(Words& to, const unsigned* tile, int part, int lane) {
+#pragma unroll
+    for (int step = kFirst; step < min(kEnd, kFirst + Words::kCount); ++step)
+      to.held[step - kFirst] = words_of(tile, step, part, lane);
+  }
+
+  // Sums of the tile's 16 rows over no steps.
+  __device__ __forceinline__ WarpSums<4> begin() const {
     WarpSums<4> sums = {};
     sums.activations = sum;
+    return sums;
+  }
+
+  // Adds some steps, whose first words have been asked for.
+  template <int kFirst, int kEnd>
+  __device__ __forceinline__ void add(WarpSums<4>& sums, const Words& asked, const unsigned* tile,
+                                      int part, int lane) const {
 #pragma unroll
-    for (int step = 0; step < Own::kCount; ++step) {
-      int vector = Own::existing(step, Own::first(step, part) + lane / 4);
-      uint4 words = *reinterpret_cast<const uint4*>(tile + vector * 16 + lane % 4 * 4);
+    for (int step = kFirst; step < kEnd; ++step) {
+      uint4 words = step < kFirst + Words::kCount
+                        ? asked.held[min(step - kFirst, Words::kCount - 1)]
+                        : words_of(tile, step, part, lane);
       int4 q = kHeld == 0 ? read(step, part, lane) : held[min(step, kHeld)];
       unsigned w[4] = {words.x, words.y, words.z, words.w};
       int x[4] = {q.x, q.y, q.z, q.w};
@@ -72,7 +99,6 @@ struct RowPart<4, kVectors, kSplit> {
         for (int i = 0; i < 4; ++i)
           sums.rows[i][j] = dot4(w[i] & 0x03030303u << 2 * j, x[j], sums.rows[i][j]);
     }
-    sums.store(to, lane);
   }
 };
 
@@ -84,16 +110,28 @@ struct RowPart<5, kVectors, kSplit> {
   __device__ __forceinline__ RowPart(const signed char* row, int, int)
       : row(reinterpret_cast<const int*>(row)) {}
 
-  __device__ __forceinline__ void multiply(const unsigned* tile, int* to, int part, int lane) const {
-    WarpSums<5> sums = {};
+  struct Words {
+    unsigned held[4];  // of one step
+  };
+
+  template <int kFirst, int kEnd>
+  __device__ __forceinline__ static void ask(Words& to, const unsigned* tile, int part, int lane) {
+    WarpSums<5>::load<kVectors, ReadShared>(to.held, tile, Own::first(kFirst, part), lane);
+  }
+
+  __device__ __forceinline__ WarpSums<5> begin() const { return {}; }
+
+  template <int kFirst, int kEnd>
+  __device__ __forceinline__ void add(WarpSums<5>& sums, const Words& asked, const unsigned* tile,
+                                      int part, int lane) const {
+    sums.add(asked.held, row + Own::first(kFirst, part) * 5, lane);
 #pragma unroll
-    for (int step = 0; step < Own::kCount; ++step) {
+    for (int step = kFirst + 1; step < kEnd; ++step) {
       unsigned packed[4];
       int first = Own::first(step, part);
       WarpSums<5>::load<kVectors, ReadShared>(packed, tile, first, lane);
       sums.add(packed, row + first * 5, lane);
     }
-    sums.store(to, lane);
   }
 };
 

@@ -8,6 +8,14 @@ int dot4(unsigned weights, int activations, int sum) {
   return dot<std::uint8_t>(weights, activations, sum);
 }
 
+unsigned long long settled_address(const void* pointer) {
+  return reinterpret_cast<unsigned long long>(pointer);
+}
+
+void store_shared(unsigned long long to, int value, int wanted) {
+  if (wanted) *reinterpret_cast<int*>(to) = value;
+}
+
 void make_barrier(unsigned barrier, int arrivals) {
   threads::own.counted[barrier] = {arrivals, arrivals};
 }
@@ -20,6 +28,10 @@ bool is_complete(unsigned barrier, int parity) {
   if ((threads::own.counted.at(barrier).ended & 1) != parity) return true;
   threads::others();
   return false;
+}
+
+bool has_ended(unsigned barrier, int parity) {
+  return (threads::own.counted.at(barrier).ended & 1) != parity;
 }
 
 void copy_bulk(unsigned to, const void* from, int bytes, unsigned barrier) {
@@ -36,6 +48,12 @@ void show_barriers() {}
 float relaxed_load(const float* from) {
   threads::others();
   return bits<float>(__atomic_load_n(reinterpret_cast<const unsigned*>(from), __ATOMIC_SEQ_CST));
+}
+
+void fetch(const void*) {}
+
+void relaxed_store(float* to, float value) {
+  __atomic_store_n(reinterpret_cast<unsigned*>(to), bits<unsigned>(value), __ATOMIC_SEQ_CST);
 }
 
 }  // namespace mmc
@@ -57,9 +75,3 @@ int mmc_block(long long phase) {
   return (blockIdx.x + static_cast<unsigned>(phase)) % kBlocks;
 }
 
-void mmc_publish(float* to, float* next, float value) {
-  unsigned made = __float_as_uint(value);
-  if (made == mmc::kMissing) made = 0x7fffffffu;
-  __atomic_store_n(reinterpret_cast<unsigned*>(to), made, __ATOMIC_SEQ_CST);
-  *reinterpret_cast<unsigned*>(next) = mmc::kMissing;
-}

@@ -20,7 +20,7 @@ from tests.folders import workspace
 from tests.targets.test_cuda_build import parameters
 
 HERE = Path(__file__).parent
-HEADERS = "device", "barrier", "digits", "tile", "supply", "persistent"
+HEADERS = "device", "barrier", "digits", "tile", "supply", "persistent", "tiles"
 """Those that are compiled; the others are products on tensor cores, in PTX."""
 
 emulated = pytest.mark.skipif(shutil.which("g++") is None, reason="needs g++")
@@ -29,9 +29,11 @@ emulated = pytest.mark.skipif(shutil.which("g++") is None, reason="needs g++")
 def emulated_launches(name: str, text: str, kernels: Sequence[str], together: bool) -> ctypes.CDLL:
     """A library with `run_NAME(grid, the kernel's parameters)` for each kernel of a CUDA source.
 
-    together: its blocks are there at once, each in a thread of the system.
+    together: its blocks are there at once, each in a thread of the system.  `hazards()` counts what
+    threads do to the same element of shared memory without a barrier between (`cuda_shared.hpp`).
     """
-    made = [f'#include "{HERE / "cuda_threads.hpp"}"', *map(_header, HEADERS)]
+    made = [f'#include "{HERE / name}.hpp"' for name in ("cuda_threads", "cuda_shared")]
+    made += map(_header, HEADERS)
     made.append(f'#include "{HERE / "cuda_device.hpp"}"')
     for each in kernels:
         made += [_kernel(text, each), _launch(text, each, together)]
@@ -53,7 +55,9 @@ def _header(name: str) -> str:
 def _kernel(text: str, name: str) -> str:
     """The definition of a kernel."""
     (match,) = re.finditer(rf'extern "C" __global__ void [^;{{]*\b{name}_kernel\([^;{{]*\{{', text)
-    return text[match.start() : _end_of_block(text, match.end())]
+    found = text[match.start() : _end_of_block(text, match.end())]
+    floats = r"__shared__ alignas\(\d+\) float (\w+)\[(\d+)\];"
+    return re.sub(floats, r"static thread_local threads::Shared<float, \2> \1;", found)
 
 
 def _launch(text: str, name: str, together: bool) -> str:

@@ -68,6 +68,7 @@ struct Block {
   ucontext_t scheduler;
   std::vector<ucontext_t> contexts;
   std::vector<int> done;
+  std::vector<long> passed;  // barriers of the block, by each thread
   std::vector<unsigned long long> slots;
   std::vector<Barrier> barriers;
   std::map<unsigned, Counted> counted;
@@ -77,6 +78,7 @@ struct Block {
 };
 
 constexpr std::chrono::seconds kLimit{60};
+static long runs = 0;
 static std::chrono::steady_clock::time_point until;  // then threads that still wait are left alone
 static thread_local Block own;
 static thread_local unsigned char shared[kSupply] __attribute__((aligned(1024)));
@@ -95,6 +97,7 @@ static void meet(int which, int count) {
   Barrier& barrier = block.barriers[which];
   int& now = threadIdx.x;
   int turn = barrier.turn, number = now;
+  block.passed[number] += which < kNamed;
   if (++barrier.waiting == count) {
     barrier = {0, turn + 1};
     return;
@@ -137,6 +140,7 @@ static void run_block(int number, int count, const std::function<void()>& kernel
   block.contexts.resize(count);
   block.slots.assign(count, 0);
   block.done.assign(count, 0);
+  block.passed.assign(count, __atomic_add_fetch(&runs, 1, __ATOMIC_RELAXED) << 20);
   block.barriers.assign(kNamed + (count + 31) / 32, {});
   std::unique_ptr<char[]> stacks(new char[count * kStack]);
   blockIdx.x = number;
