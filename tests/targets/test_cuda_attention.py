@@ -81,6 +81,7 @@ def run(name: str, arrays: Mapping[str, np.ndarray], in_place: bool = False) -> 
             array = out if kind == "out" else inputs[int(position)]
             passed.append(ctypes.c_void_p(array.ctypes.data))
     emulation()[f"run_{launch.kernel}"](ctypes.c_int(blocks), *passed)
+    assert emulation().hazards() == 0
     for op, array in zip(body.inputs, inputs, strict=True):
         assert array is out or np.array_equal(array, arrays[op.name], equal_nan=True)
     return out
