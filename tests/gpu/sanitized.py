@@ -4,8 +4,9 @@
 
 Under a tool a kernel takes a hundred times as long: each part (`PARTS`) is a process of its own, as
 many as there are processors, and one that is not through within the limit says so.  Exit code 1
-unless every part was run to its end and nothing was found.  Where there is no TVM, set
-MMC_GPU_PREPARED as for the tests themselves.
+unless every part was run to its end and nothing was found.  Behind the table stand the first
+findings of each kind, with the kernel.  Where there is no TVM, set MMC_GPU_PREPARED as for the
+tests themselves.
 """
 
 from __future__ import annotations
@@ -43,15 +44,36 @@ PARTS: Mapping[str, str] = {
 }
 """Tests by what they run: pytest's -k."""
 
+_FIRST = 6
+"""Findings that are shown."""
+
+_LAST = 30
+"""Lines that are shown of a run that failed."""
+
 _SUMMARY = re.compile(r"ERROR SUMMARY: (\d+) error|RACECHECK SUMMARY: (\d+) hazard")
 
 
 @dataclass(frozen=True)
 class Result:
-    """found: what the tool counted, None where it was not through; tests: pytest's last line."""
+    """found: what the tool counted, None where it was not through; tests: pytest's last line.
+
+    told: what was found, or what a run said that failed.
+    """
 
     found: int | None
     tests: str
+    told: str = ""
+
+
+def findings(output: str) -> list[str]:
+    """What a tool found, the first of those that differ in numbers alone.
+
+    A finding is a line behind "=========" and those behind it that are indented.
+    """
+    kinds: dict[str, str] = {}
+    for found in re.findall(r"^========= (?=\S).*\n(?:========= {2,}.*\n)+", output, re.MULTILINE):
+        kinds.setdefault(re.sub(r"0x[0-9a-f]+|\d+", "", found), found)
+    return list(kinds.values())
 
 
 def run(tool: str, part: str, limit: float) -> Result:
@@ -71,8 +93,9 @@ def run(tool: str, part: str, limit: float) -> Result:
     counted = _SUMMARY.findall(output)
     told = [line for line in output.splitlines() if re.search(r"\d+ (passed|failed)", line)]
     if process.returncode or not counted or not told:
-        return Result(None, output[-500:].replace("\n", " "))
-    return Result(sum(int(a or b) for a, b in counted), told[-1].strip("= "))
+        return Result(None, "failed", "\n".join(output.splitlines()[-_LAST:]))
+    found = sum(int(a or b) for a, b in counted)
+    return Result(found, told[-1].strip("= "), "".join(findings(output)[:_FIRST]))
 
 
 def main() -> None:
@@ -95,6 +118,9 @@ def main() -> None:
     for (tool, part), result in zip(jobs, results, strict=True):
         found = "" if result.found is None else result.found
         print(f"| {tool} | {part} | {found} | {result.tests} |")
+    for (tool, part), result in zip(jobs, results, strict=True):
+        if result.told:
+            print(f"\n{tool}, {part}:\n{result.told}")
     sys.exit(any(result.found != 0 for result in results))
 
 
