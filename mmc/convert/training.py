@@ -83,7 +83,11 @@ class Trainer:
             self._compile()
 
     def _compile(self) -> None:
-        """Compile each kind of layer once, and record the step as a whole."""
+        """Compile each kind of layer once, and record the step as a whole.
+
+        For these sizes alone: sizes that were compiled before in this process would make torch
+        leave them open, in kernels that add up in another order.
+        """
         from torch._inductor import config
 
         # Sums of rows and of columns in one kernel: with the four norms of an MLGRU it spills, and
@@ -93,8 +97,8 @@ class Trainer:
         for model in (self.student, self.teacher):
             if model is not None:
                 for part in model.parts():
-                    part.forward = torch.compile(part.forward, options=options)
-        self._distil = torch.compile(distillation_losses)
+                    part.forward = torch.compile(part.forward, dynamic=False, options=options)
+        self._distil = torch.compile(distillation_losses, dynamic=False)
         self._update = Captured(self._updated)
 
     def _held_out(self, most: int | None = None) -> Tensor:

@@ -28,8 +28,10 @@ TOLERANCE = 1e-3
 def test_resumed_training_has_the_same_losses(
     tmp_path: Path, record_property: Callable[[str, object], None]
 ) -> None:
+    """Also where the process has trained with other sizes before, and the killed one has not."""
     chosen = training(24, save_every=5)
     given = options("matmul-free", chosen, device="cuda", keep_attention="every=2")
+    convert(teacher(), tmp_path / "before", replace(given, training=training(2, batch=4)))
     convert(teacher(), tmp_path / "whole", given)
     killed(teacher(), tmp_path / "resumed", given)
     convert(teacher(), tmp_path / "resumed", replace(given, resume=True))
