@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -167,7 +167,7 @@ def refuse_early(out: Path, options: CompileOptions) -> None:
 
 
 def _refuse_kind(
-    target: Target, option: str, given: str | None, known: Sequence[str], taken: Sequence[str]
+    target: Target, option: str, given: str | None, known: Collection[str], taken: Sequence[str]
 ) -> None:
     """Raise MmcError for numbers of a kind that nothing has, or that the target does not take."""
     if given in (None, *taken):
